@@ -1,0 +1,271 @@
+"""Run folders in, tidy frames out.
+
+records = load("runs/")
+records.epochs.groupby("run")["test_accuracy"].max()
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.read import read
+from analysis.schema import OPTIONAL, PHASES, RECORD, REQUIRED, RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from analysis.read import Columns, Run
+
+_FRAMES: dict[str, dict[str, str]] = {
+    name: {column: "int64" if kind == "integer" else "float64" for column, kind in kinds.items()}
+    for name, kinds in {**REQUIRED, **OPTIONAL}.items()
+} | {
+    "profile": {"epoch": "int64", **dict.fromkeys(PHASES, "float64")},
+    "structure": {"epoch": "int64", "layer": "object", "width": "int64"},
+    "alrao": {"step": "int64", "head": "int64", "probability": "float64"},
+    "rates": {"layer": "object", "unit": "int64", "rate": "float64"},
+}
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything that a set of runs has recorded, as tidy frames.
+
+    Each frame has a column `run`: the folder of the run relative to the one that was loaded. Frames of
+    groups that no run has are there and empty.
+
+    Attributes:
+        name: The name of the folder that was loaded.
+        runs: One row a run: identity, state, last and best values, and the config, flattened, in columns
+            such as `config.model.name`; None is a null in the config, NaN a key that this run does not have.
+        epochs: One row for each run and epoch.
+        exchange: One row for each run and rank.
+        profile: One row for each run and epoch: seconds by phase.
+        steps: One row for each recorded step.
+        consensus: One row for each time the distance between ranks was measured.
+        structure: One row for each run, epoch and layer.
+        alrao: One row for each run, record and output layer.
+        rates: One row for each run, layer and unit.
+        sources: One row a run: file, size, hash and the versions it was written with.
+        problems: What could not be read, with the reason.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    exchange: pd.DataFrame
+    profile: pd.DataFrame
+    steps: pd.DataFrame
+    consensus: pd.DataFrame
+    structure: pd.DataFrame
+    alrao: pd.DataFrame
+    rates: pd.DataFrame
+    sources: pd.DataFrame
+    problems: list[RecordError] = field(default_factory=list)
+
+
+def load(path: Path | str, *, strict: bool = False) -> Records:
+    """Loads a run, or every run below a folder.
+
+    Args:
+        path: A run folder, a record file, or a folder that holds run folders at any depth.
+        strict: Whether one unreadable run among many is an error. If not, it is listed in `problems`. A
+            single run that is asked for by name is an error either way, and so are many of which none can
+            be read.
+
+    Raises:
+        RecordError: If there is nothing to read, or something cannot be read and that matters.
+    """
+    path = Path(path)
+    root = path.parent if path.is_file() else path
+    found: dict[str, Run] = {}
+    problems: list[RecordError] = []
+    files = list(_find(path))
+    for file in files:
+        name = file.parent.relative_to(root).as_posix()
+        try:
+            run = _read_once(file, found.values())
+        except RecordError as error:
+            if strict or len(files) == 1:
+                raise
+            problems.append(error)
+        else:
+            found[name if name != "." else root.resolve().name] = run
+    if not found:
+        raise RecordError(
+            path,
+            f"{len(files)} runs, none of which can be read; the first: {problems[0]}",
+            "at least one readable record",
+            "see the reason",
+        )
+    return _assemble(root, found, problems)
+
+
+def _find(path: Path) -> Iterator[Path]:
+    """The record files of a path, sorted as a person would, run2 before run10."""
+    if path.is_file():
+        yield path
+        return
+    # A run that ended before its first record has left its config and status: it must not go unseen.
+    begun = {
+        status.parent for status in path.rglob("status.json") if (status.parent / "config.yaml").exists()
+    }
+    folders = {file.parent for file in path.rglob(RECORD)} | begun
+    if not folders:
+        raise RecordError(
+            path,
+            "a folder without any record" if path.is_dir() else "no such file or folder",
+            f"a run folder, a {RECORD}, or a folder that holds run folders",
+            "give the run_dir of a run or the folder of a sweep",
+        )
+    yield from (folder / RECORD for folder in sorted(folders, key=natural))
+
+
+def _read_once(file: Path, before: Iterable[Run]) -> Run:
+    """Reads a file; a copy of one that was read before is refused, for it would count a run twice."""
+    if not file.exists():
+        raise RecordError(
+            file, f"no record; {_status(file.parent)}", "a finished epoch or more", "read the run's logs"
+        )
+    run = read(file)
+    for other in before:
+        if other.sha256 == run.sha256:
+            raise RecordError(file, f"a copy of {other.file}", "each run once", "remove one of the two")
+    return run
+
+
+def _status(folder: Path) -> str:
+    """What the status file of a run without a record says."""
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "status.json cannot be read"
+    state = status.get("state") if isinstance(status, dict) else None
+    return f"status.json says: {state or 'nothing'}"
+
+
+def natural(value: object) -> list[tuple[int, int, str]]:
+    """A sorting key that takes digits in a text as numbers."""
+    parts = re.split(r"(\d+)", str(value))
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def _assemble(root: Path, found: dict[str, Run], problems: list[RecordError]) -> Records:
+    """The frames of all runs."""
+    return Records(
+        name=root.resolve().name,
+        runs=_runs(root, found),
+        sources=pd.DataFrame([_source(root, name, run) for name, run in found.items()]),
+        problems=problems,
+        **{group: _frame(found, group, dtypes) for group, dtypes in _FRAMES.items()},
+    )
+
+
+def _frame(found: dict[str, Run], group: str, dtypes: dict[str, str]) -> pd.DataFrame:
+    """One group of all runs, with a column that says whose each row is."""
+    parts: dict[str, Columns] = {
+        name: run.groups[group] for name, run in found.items() if group in run.groups
+    }
+    lengths = [len(next(iter(columns.values()))) for columns in parts.values()]
+    names = np.repeat(np.array(list(parts), dtype=object), lengths)
+    columns = {"run": pd.Series(names, dtype="str" if len(names) else "object")}
+    for column, dtype in dtypes.items():
+        arrays = [part[column] for part in parts.values()]
+        columns[column] = pd.Series(np.concatenate([*arrays, np.zeros(0, dtype=dtype)]).astype(dtype))
+    return pd.DataFrame(columns)
+
+
+def _runs(root: Path, found: dict[str, Run]) -> pd.DataFrame:
+    """One row a run."""
+    frame = pd.DataFrame([_row(root, name, run) for name, run in found.items()])
+    configs = [flatten(run.config) for run in found.values()]
+    keys = list(dict.fromkeys(key for config in configs for key in config))
+    # Objects, so that an integer stays one and a null stays apart from a key that is not there.
+    columns = {
+        f"config.{key}": pd.Series([config.get(key, np.nan) for config in configs], dtype="object")
+        for key in keys
+    }
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+
+
+def _row(root: Path, name: str, run: Run) -> dict[str, Any]:
+    """A run's identity, state, and last and best values."""
+    epochs = pd.DataFrame(run.groups["epochs"])
+    last = epochs.iloc[-1] if len(epochs) else pd.Series(np.nan, index=epochs.columns)
+    valid = _last(epochs, ["valid_loss", "valid_accuracy"])
+    test = _last(epochs, ["test_loss", "test_accuracy"])
+    batch = run.config.get("data", {}).get("batch_size") if isinstance(run.config.get("data"), dict) else None
+    samples = last["step"] * batch * run.attributes["world_size"] if isinstance(batch, int) else np.nan
+    return {
+        "run": name,
+        "run_id": run.attributes["run_id"],
+        "path": run.file.parent.relative_to(root).as_posix(),
+        "state": run.attributes["state"],
+        "ended_by": run.attributes["ended_by"],
+        "world_size": run.attributes["world_size"],
+        "epochs": int(last["epoch"]) if len(epochs) else 0,
+        "steps": int(last["step"]) if len(epochs) else 0,
+        "parameters": last["parameters"],
+        "train_loss": last["train_loss"],
+        "valid_loss": valid["valid_loss"],
+        "valid_accuracy": valid["valid_accuracy"],
+        "best_epoch": _best_epoch(epochs),
+        "test_loss": test["test_loss"],
+        "test_accuracy": test["test_accuracy"],
+        "test_epoch": test["epoch"],
+        "seconds": last["seconds"],
+        "samples_per_second": samples / last["seconds"] if last["seconds"] > 0 else np.nan,
+    }
+
+
+def _last(epochs: pd.DataFrame, columns: list[str]) -> pd.Series[float]:
+    """The last epoch in which any of the columns was measured: a test need not be made at each."""
+    measured = epochs[epochs[columns].notna().any(axis=1)]
+    return measured.iloc[-1] if len(measured) else pd.Series(np.nan, index=epochs.columns)
+
+
+def _best_epoch(epochs: pd.DataFrame) -> float:
+    """The epoch of the highest validation accuracy, or of the lowest loss where there is no accuracy."""
+    for column, sign in (("valid_accuracy", 1.0), ("valid_loss", -1.0)):
+        values = sign * epochs[column].to_numpy(dtype="float64")
+        if np.isfinite(values).any():
+            return float(epochs["epoch"].iloc[int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))])
+    return float("nan")
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, and lists of them, as one flat mapping with dotted keys.
+
+    A list of plain values stays one value, as text: `[64, 32]` is one choice and not two.
+    """
+    items: list[tuple[Any, Any]]
+    if isinstance(config, dict):
+        items = list(config.items())
+    elif isinstance(config, list) and any(isinstance(item, dict) for item in config):
+        items = list(enumerate(config))
+    else:
+        return {prefix: json.dumps(config, default=str) if isinstance(config, list) else config}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _source(root: Path, name: str, run: Run) -> dict[str, Any]:
+    """Where a run's numbers come from."""
+    return {
+        "run": name,
+        "run_id": run.attributes["run_id"],
+        "file": run.file.relative_to(root).as_posix(),
+        "bytes": run.size,
+        "sha256": run.sha256,
+        "config": run.attributes["config"],
+        "versions": json.dumps(run.versions, sort_keys=True),
+    }

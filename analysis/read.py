@@ -1,0 +1,211 @@
+"""One record file in, plain arrays out: everything that is checked about a file is checked here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import yaml
+
+from analysis.schema import ATTRIBUTES, DTYPES, OPTIONAL, REQUIRED, STATES, VERSIONS, RecordError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from analysis.schema import Kind
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one record file holds, checked, as dictionaries of equal-length arrays."""
+
+    file: Path
+    sha256: str
+    size: int
+    attributes: dict[str, Any]
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    groups: dict[str, Columns] = field(default_factory=dict)
+
+
+def read(file: Path) -> Run:
+    """Reads and checks one record file.
+
+    Args:
+        file: A record in HDF5.
+
+    Raises:
+        RecordError: If the file is missing, damaged, foreign, or of a version that this reader does not know.
+    """
+    try:
+        # The hash is of the bytes that are read next. A running job may write in between; its record then
+        # says `running`, and so does the report.
+        content = file.read_bytes()
+        # Locking is off: a reader must never stop a running job, and cluster file systems often refuse locks.
+        with h5py.File(file, "r", locking=False) as handle:
+            attributes = _attributes(file, handle)
+            groups = _groups(file, handle)
+    except (OSError, RuntimeError, KeyError) as error:  # all three are how h5py says "damaged"
+        reason = " ".join(str(error).split())
+        raise RecordError(
+            file,
+            f"not readable as HDF5 ({reason})",
+            "a complete record written by a run",
+            "copy it again from where the run was, or leave this run out",
+        ) from error
+    return Run(
+        file=file,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        attributes=attributes,
+        config=_mapping(file, "config", attributes["config"]),
+        versions=_mapping(file, "versions", attributes["versions"]),
+        groups=groups,
+    )
+
+
+def _attributes(file: Path, handle: h5py.File) -> dict[str, Any]:
+    """The root attributes as Python values; the version is looked at before all others."""
+    found = {name: _plain(value) for name, value in handle.attrs.items()}
+    if "schema_version" not in found:
+        raise RecordError(
+            file,
+            "an HDF5 file without the attribute schema_version",
+            "a record written by a run",
+            "this file is something else; take it out of the folder",
+        )
+    if found["schema_version"] not in VERSIONS:
+        raise RecordError(
+            file,
+            f"schema_version {found['schema_version']!r}",
+            ", ".join(map(str, VERSIONS)),
+            "read it with the version of this package that belongs to the one that wrote it",
+        )
+    for name, kind in ATTRIBUTES.items():
+        if not isinstance(found.get(name), kind):
+            got = f"{type(found[name]).__name__} {found[name]!r}" if name in found else "nothing"
+            raise _broken(file, f"attribute {name}: {got}", f"a value of type {kind.__name__}")
+    if found["state"] not in STATES:
+        raise _broken(file, f"state {found['state']!r}", ", ".join(STATES))
+    return {name: found[name] for name in ATTRIBUTES}
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar or bytes, as h5py gives them, as an ordinary Python value."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _mapping(file: Path, name: str, text: str) -> dict[str, Any]:
+    """The mapping that an attribute spells out in YAML or JSON."""
+    try:
+        value = json.loads(text) if name == "versions" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise _broken(file, f"attribute {name} does not parse ({reason})", "YAML or JSON text") from error
+    if not isinstance(value, dict):
+        raise _broken(file, f"attribute {name} holds {type(value).__name__}", "a mapping")
+    return value
+
+
+def _groups(file: Path, handle: h5py.File) -> dict[str, Columns]:
+    """All groups of a file that the schema names."""
+    groups = {name: _columns(file, handle, name, kinds) for name, kinds in REQUIRED.items()}
+    groups |= {
+        name: _columns(file, handle, name, kinds) for name, kinds in OPTIONAL.items() if name in handle
+    }
+    epoch = groups["epochs"]["epoch"]
+    if np.any(np.diff(epoch) <= 0) or np.any(epoch < 1):
+        raise _broken(file, "/epochs/epoch does not increase from row to row", "each epoch once, from 1")
+    rows = len(epoch)
+    # A job that was killed between two groups leaves the later one a row short; more rows than epochs are
+    # rows of nothing.
+    if len(groups["profile"]["data"]) > rows:
+        raise _broken(file, f"/profile has more rows than the {rows} of /epochs", "one row an epoch")
+    groups["profile"]["epoch"] = epoch[: len(groups["profile"]["data"])]
+    if "structure" in handle:
+        groups["structure"] = _structure(file, handle, epoch)
+    if "alrao" in handle:
+        groups["alrao"], groups["rates"] = _alrao(file, handle)
+    return groups
+
+
+def _columns(file: Path, parent: h5py.Group, group: str, kinds: dict[str, Kind]) -> Columns:
+    """A group's columns, all of the same length and of the type that frames hold."""
+    wanted = "the columns " + ", ".join(kinds)
+    if not isinstance(parent.get(group), h5py.Group):
+        raise _broken(file, f"no group /{group}", wanted)
+    columns = {name: _array(file, parent, f"{group}/{name}", kind, 1) for name, kind in kinds.items()}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise _broken(file, f"/{group} has columns of unequal length ({got})", "as many rows in each")
+    return columns
+
+
+def _array(file: Path, parent: h5py.Group, name: str, kind: Kind, dimensions: int) -> np.ndarray:
+    """One dataset, checked for being there, its number of dimensions and its type."""
+    node = parent.get(name)
+    allowed = f"a dataset of {dimensions} dimension{'s' * (dimensions > 1)} holding {kind}s"
+    if not isinstance(node, h5py.Dataset):
+        raise _broken(file, f"no dataset /{name}", allowed)
+    kinds, dtype = DTYPES[kind]
+    if node.dtype.kind not in kinds or node.ndim != dimensions:
+        raise _broken(file, f"/{name} of shape {node.shape} and type {node.dtype}", allowed)
+    return np.asarray(node[()]).astype(dtype)
+
+
+def _structure(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
+    """The widths, one row for each epoch and layer."""
+    widths = _array(file, handle, "structure/widths", "integer", 2)
+    node = handle.get("structure/layers")
+    layers = [_plain(name) for name in node[()]] if isinstance(node, h5py.Dataset) and node.ndim == 1 else []
+    rows, columns = widths.shape
+    if columns != len(layers) or rows > len(epoch):
+        got = f"/structure/widths of shape {widths.shape} with {len(layers)} layers and {len(epoch)} epochs"
+        raise _broken(file, got, "[epochs, layers] and one name for each layer")
+    return {
+        "epoch": np.repeat(epoch[:rows], columns),
+        "layer": np.tile(np.array(layers, dtype=object), rows),
+        "width": widths.ravel(),
+    }
+
+
+def _alrao(file: Path, handle: h5py.File) -> tuple[Columns, Columns]:
+    """The posterior over output layers, and the rates of the units, one value a row."""
+    posterior = _array(file, handle, "alrao/posterior", "float", 2)
+    step = _array(file, handle, "alrao/step", "integer", 1)
+    records, heads = posterior.shape
+    if len(step) != records:
+        got = f"/alrao/posterior has {records} rows, /alrao/step {len(step)}"
+        raise _broken(file, got, "as many rows in each")
+    rates: dict[str, np.ndarray] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            rates[name] = _array(file, handle, f"alrao/rates/{name}", "float", 1)
+
+    if isinstance(handle.get("alrao/rates"), h5py.Group):
+        handle["alrao/rates"].visititems(visit)
+    sizes = [len(rate) for rate in rates.values()]
+    heads_of_rows = np.tile(np.arange(heads, dtype="int64"), records)
+    return (
+        {"step": np.repeat(step, heads), "head": heads_of_rows, "probability": posterior.ravel()},
+        {
+            "layer": np.repeat(np.array(list(rates), dtype=object), sizes),
+            "unit": np.concatenate([np.arange(size) for size in sizes] or [np.zeros(0, dtype="int64")]),
+            "rate": np.concatenate([*rates.values()] or [np.zeros(0)]),
+        },
+    )
+
+
+def _broken(file: Path, got: str, allowed: str) -> RecordError:
+    """The error of a record that says it is ours and yet does not hold what it must."""
+    return RecordError(file, got, allowed, "the file was cut off or changed: copy it again, or run again")

@@ -1,0 +1,5 @@
+"""One training run on any number of ranks.
+
+Importing this package starts nothing: ``mpi4py.MPI`` starts MPI on import, so only ``hpc.comm`` may import
+it, inside a function. Read ``hpc.run`` first (it puts a run together), then ``hpc.engine`` (the loop).
+"""

@@ -1,0 +1,122 @@
+"""Pydantic's complaints as sentences: the dotted key, what was given, what is allowed, what to try."""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import Tag, ValidationError
+
+from hpc.config.root import Config
+
+
+def explain(error: ValidationError) -> list[str]:
+    """One line for each problem, in the order of the keys."""
+    return [_line(problem) for problem in error.errors(include_url=False)]
+
+
+def _line(problem: Any) -> str:
+    key, owner, leaf = _resolve(problem["loc"])
+    given, kind = _short(problem["input"]), problem["type"]
+    if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
+        known = [field.name for field in fields(owner)] if owner else []
+        return f"{key}: unknown key{_suggest(leaf, known)}"
+    if kind == "union_tag_invalid":
+        return _bad_choice(key, owner, problem["input"])
+    if kind == "literal_error":
+        expected = problem["ctx"]["expected"]
+        allowed = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
+        return f"{key}: got {given}{_suggest(str(problem['input']), allowed)}"
+    if kind in {"missing", "missing_argument"}:
+        return f"{key}: missing, and it has no default{_needed_by(owner)}; give it a value"
+    if kind == "too_long" and key in {"penalties", "regularizers"}:
+        return f"{key}: got {given}, but none is available in this version; leave the list empty"
+    if kind == "dataclass_type":
+        known = [field.name for field in fields(owner)] if owner else []
+        return f"{key}: got {given}, but it is a section with the keys {', '.join(known)}"
+    if kind == "string_pattern_mismatch" and key == "model.name":
+        return f"{key}: got {given}; a model of your own is written package.module:function"
+    return f"{key}: got {given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _bad_choice(key: str, owner: Any, given: Any) -> str:
+    """The message for a section whose ``name`` is none of the choices, or that is no section at all."""
+    if not isinstance(given, dict):
+        return f"{key}: got {_short(given)}, but it is a section; write {key}: {{name: ...}}"
+    names = sorted(_names(owner))
+    extra = ", or package.module:function of your own" if key == "model" else ""
+    return f"{key}.name: got {_short(given.get('name'))}{_suggest(str(given.get('name')), names)}{extra}"
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    if not known:
+        return ""
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{hint} (allowed: {', '.join(known)})" if hint else f"; allowed: {', '.join(known)}"
+
+
+def _needed_by(owner: Any) -> str:
+    names = list(_names(owner)) if owner else []
+    return f" ({names[0]} needs it)" if len(names) == 1 else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _resolve(loc: tuple[Any, ...]) -> tuple[str, Any, str]:
+    """Pydantic's location as (dotted key, type that owns or is the last part, last part).
+
+    Pydantic puts the tags of unions between the keys; a reader's file has no tags.
+    """
+    here: Any = Config
+    owner: Any = Config
+    key: list[str] = []
+    for part in loc:
+        tagged = dict(_tags(here))
+        if part in tagged:
+            here = owner = tagged[part]
+            continue
+        key.append(str(part))
+        sections = [kind for kind in _dataclasses(here) if hasattr(kind, "__dataclass_fields__")]
+        hints = get_type_hints(sections[0], include_extras=True) if len(sections) == 1 else {}
+        owner, here = (sections[0] if len(sections) == 1 else here), hints.get(str(part))
+        if here is None:
+            break
+    last = here if here is not None and (_dataclasses(here)) else owner
+    if len(_dataclasses(last)) == 1:
+        last = _dataclasses(last)[0]
+    return ".".join(key) or "configuration", last, key[-1] if key else ""
+
+
+def _members(hint: Any) -> Iterator[tuple[str | None, Any]]:
+    """The types inside unions and annotations, with the tag of each."""
+    arguments = get_args(hint)
+    if hint is None or not arguments:
+        yield None, hint
+    elif hasattr(hint, "__metadata__"):
+        tag = next((item.tag for item in hint.__metadata__ if isinstance(item, Tag)), None)
+        for inner_tag, inner in _members(hint.__origin__):
+            yield inner_tag or tag, inner
+    elif get_origin(hint) is Literal or get_origin(hint) in {tuple, dict, list}:
+        yield None, hint
+    else:
+        for argument in arguments:
+            yield from _members(argument)
+
+
+def _tags(hint: Any) -> Iterator[tuple[str, Any]]:
+    return ((tag, kind) for tag, kind in _members(hint) if tag is not None)
+
+
+def _dataclasses(hint: Any) -> list[Any]:
+    return [kind for _, kind in _members(hint) if is_dataclass(kind)]
+
+
+def _names(hint: Any) -> Iterator[str]:
+    """Every value of ``name`` that the sections of a union allow."""
+    for kind in _dataclasses(hint):
+        name = get_type_hints(kind).get("name")
+        yield from get_args(name) if get_origin(name) is Literal else ()

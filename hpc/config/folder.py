@@ -1,0 +1,106 @@
+"""The run folder: the names of its files, the frozen configuration, the status.
+
+    config.yaml     the resolved configuration, frozen when the run first starts
+    status.json     state, epoch, step, heartbeat; replaced atomically
+    record.h5       what the run measured
+    checkpoints/    what the run resumes from
+    logs/           one file a rank: its last sign of life, and its traceback if it failed
+"""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+from hpc.config import yamls
+from hpc.config.read import differences, to_yaml, validate
+from hpc.config.root import Config
+from hpc.errors import ConfigError
+
+CONFIG: Final = "config.yaml"
+STATUS: Final = "status.json"
+RECORD: Final = "record.h5"
+CHECKPOINTS: Final = "checkpoints"
+LOGS: Final = "logs"
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a small text file in one step: a reader sees the old text or the new, never half of one.
+
+    ``durable`` also waits until it is on the disk; a heartbeat need not.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def frozen(run_dir: Path) -> Config | None:
+    """The configuration frozen in a run folder, or None where there is none."""
+    path = run_dir / CONFIG
+    if not path.exists():
+        return None
+    try:
+        return validate(yamls.parse(path.read_text(encoding="utf-8"), str(path)) or {})
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: the folder's configuration cannot be used ({error}); restore the file, or start in a new run_dir"
+        ) from None
+
+
+def check_folder(config: Config) -> None:
+    """Refuse a run folder that cannot be written or that belongs to another configuration."""
+    run_dir = Path(config.run_dir)
+    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"run_dir: {nearest} is a file, but a folder is needed; choose another run_dir")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"run_dir: {nearest} cannot be written to; choose another run_dir or mend its permissions")
+    before = frozen(run_dir)
+    if before is not None and (keys := differences(before, config)):
+        listed = "\n  ".join(keys)
+        raise ConfigError(
+            f"run_dir: {run_dir} holds a run of another configuration; choose another run_dir, "
+            f"or give the same values:\n  {listed}"
+        )
+
+
+def freeze(config: Config) -> Path:
+    """Make the run folder and write the resolved configuration into it; the folder's path.
+
+    A configuration that is there already stays as it is (:func:`check_folder` has compared it).
+    """
+    run_dir = Path(config.run_dir)
+    for folder in (run_dir, run_dir / CHECKPOINTS, run_dir / LOGS):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (run_dir / CONFIG).exists():
+        write_atomically(run_dir / CONFIG, to_yaml(config))
+    return run_dir
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """What ``status.json`` says; empty where there is none or it cannot be read."""
+    try:
+        status = json.loads((run_dir / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}

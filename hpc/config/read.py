@@ -1,0 +1,141 @@
+"""From a YAML file and command-line overrides to a checked :class:`Config`, and back to text."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from hpc.config import yamls
+from hpc.config.explain import explain
+from hpc.config.root import Config
+from hpc.errors import ConfigError
+
+
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    return TypeAdapter(Config)
+
+
+def read(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in a file (None: all defaults), with ``--KEY.SUBKEY VALUE`` overrides.
+
+    Raises:
+        ConfigError: one message for every problem found, each with its key.
+    """
+    values: Any = {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
+            raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from None
+        values = yamls.parse(text, str(path))
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got {type(values).__name__}, but a configuration is a mapping of keys to values")
+    for key, value in parse_overrides(overrides):
+        _put(values, key, value)
+    return validate(values)
+
+
+def validate(values: Mapping[str, Any]) -> Config:
+    """A :class:`Config` from plain values. Raises ConfigError."""
+    try:
+        return _adapter().validate_python(dict(values))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    """``["--data.name", "digits", "--seed=3"]`` as pairs of dotted key and value (read as YAML)."""
+    pairs: list[tuple[str, Any]] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise ConfigError(f"{word}: not understood; overrides have the form --KEY.SUBKEY VALUE")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or (rest[0].startswith("--")):
+                raise ConfigError(f"--{key}: no value follows; overrides have the form --KEY.SUBKEY VALUE")
+            value = rest.pop(0)
+        pairs.append((key, yamls.parse(value, f"--{key}")))
+    return pairs
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key. A section given by another name starts anew: its old keys belong to the old choice."""
+    *path, last = dotted.split(".")
+    node = values
+    for depth, key in enumerate(path, 1):
+        inner = node.get(key)
+        if inner is None:
+            inner = node[key] = {}
+        elif not isinstance(inner, dict):
+            where = ".".join(path[:depth])
+            raise ConfigError(f"--{dotted}: {where} is {inner!r} in the file, which has no keys below it")
+        node = inner
+    if last == "name" and "name" in node and node["name"] != value:
+        node.clear()
+    node[last] = value
+
+
+def to_values(config: Config) -> dict[str, Any]:
+    """Plain values (dicts, lists, numbers, text) of the resolved configuration."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    for section, value in plain.items():  # the choice first, its keys after
+        if isinstance(value, dict) and "name" in value:
+            plain[section] = {"name": value.pop("name"), **value}
+    return plain
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML; reading it back gives an equal one."""
+    return yamls.dump(to_values(config))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | _adapter().json_schema()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as ``{"data.name": "digits", ...}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+# What does not make it another experiment: where it is kept, and how long ranks wait for each other.
+NOT_IDENTITY = frozenset({"run_dir", "compute.deadline_s", "checkpoint.keep"})
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The flat values that decide the result of a run."""
+    return {key: value for key, value in flatten(to_values(config)).items() if key not in NOT_IDENTITY}
+
+
+def run_id(config: Config) -> str:
+    """Twelve hexadecimal digits that name the experiment: a hash of its :func:`identity`."""
+    canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """One line for each key of :func:`identity` on which two configurations differ."""
+    before, after = identity(old), identity(new)
+    missing = "(not set)"
+    return [
+        f"{key}: {before.get(key, missing)!r} in the folder, {after.get(key, missing)!r} given"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, missing) != after.get(key, missing)
+    ]

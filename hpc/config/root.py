@@ -1,0 +1,62 @@
+"""The whole configuration of one run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hpc.config.data import DataConfig, Digits
+from hpc.config.model import Mlp, ModelConfig
+from hpc.config.training import (
+    Checkpoint,
+    Compute,
+    Constant,
+    EarlyStopping,
+    ExchangeConfig,
+    OptimizerConfig,
+    Pruning,
+    RecordConfig,
+    ScheduleConfig,
+    Sgd,
+    Sync,
+)
+from hpc.config.types import Count, Natural, Text, section
+
+
+@section
+class Config:
+    """One training run. Every key has a default; ``data`` and ``model`` by name alone train well."""
+
+    seed: Natural = 0
+    """The master seed: initial weights, splits, sample order and augmentation all follow from it."""
+    run_dir: Text = "runs/example"
+    """The run's folder. Running again on the same folder resumes."""
+    epochs: Count = 10
+    """Passes over the training samples."""
+    data: DataConfig = Digits()
+    """The data set."""
+    model: ModelConfig = Mlp()
+    """The network."""
+    optimizer: OptimizerConfig = Sgd()
+    """The update rule."""
+    schedule: ScheduleConfig = Constant()
+    """How the learning rate changes over the run."""
+    early_stopping: EarlyStopping | None = None
+    """When to end before the last epoch; null: never."""
+    penalties: Annotated[tuple[()], Field()] = ()
+    """Penalties on weights (none are available in this version)."""
+    regularizers: Annotated[tuple[()], Field()] = ()
+    """Regularisers on activations (none are available in this version)."""
+    pruning: Pruning = Pruning()
+    """How the network changes its structure."""
+    exchange: ExchangeConfig = Sync()
+    """What ranks tell each other, and when."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When the state is written down."""
+    record: RecordConfig = RecordConfig()
+    """What the record holds."""
+    compute: Compute = Compute()
+    """What the ranks compute with."""
+
+
+Progress = Literal["auto", "bar", "plain", "none"]
+"""How a run shows itself: a bar on a terminal and lines elsewhere (auto), or one of them, or nothing."""

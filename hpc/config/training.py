@@ -1,0 +1,263 @@
+"""How a run trains: optimiser, schedule, exchange between ranks, checkpoints, the machine."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Tag
+
+from hpc.config.types import (
+    Count,
+    Flag,
+    Fraction,
+    Int,
+    Natural,
+    NonNegative,
+    Positive,
+    by_name,
+    section,
+)
+
+
+# --- optimiser -----------------------------------------------------------------------------------------
+
+
+@section
+class Optimizer:
+    """What every optimiser can be told. The update rules are those of torch.optim."""
+
+    weight_decay: NonNegative = 0.0
+    """Added to the gradient as this factor times the weight."""
+    clip_norm: Positive | None = None
+    """Scale the gradient down to this 2-norm, over all parameters together, when it is longer."""
+
+
+@section
+class Sgd(Optimizer):
+    """Stochastic gradient descent with momentum (torch.optim.SGD)."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: NonNegative = 0.05
+    """Learning rate."""
+    momentum: Fraction = 0.9
+    """Momentum."""
+    nesterov: Flag = False
+    """Nesterov's form of momentum."""
+
+
+@section
+class Adam(Optimizer):
+    """Adam (torch.optim.Adam; AdamW where the decay is decoupled)."""
+
+    name: Literal["adam"] = "adam"
+    lr: NonNegative = 1e-3
+    """Learning rate."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay rates of the two running averages."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+    decoupled: Flag = False
+    """Decay the weights directly instead of through the gradient (AdamW)."""
+
+
+@section
+class Adagrad(Optimizer):
+    """Adagrad (torch.optim.Adagrad)."""
+
+    name: Literal["adagrad"] = "adagrad"
+    lr: NonNegative = 0.01
+    """Learning rate."""
+    eps: Positive = 1e-10
+    """Added to the denominator."""
+
+
+@section
+class RmsProp(Optimizer):
+    """RMSProp (torch.optim.RMSprop)."""
+
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: NonNegative = 1e-3
+    """Learning rate."""
+    alpha: Fraction = 0.99
+    """Decay rate of the running average of squares."""
+    momentum: Fraction = 0.0
+    """Momentum."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+
+
+OptimizerConfig = Annotated[
+    Annotated[Sgd, Tag("sgd")]
+    | Annotated[Adam, Tag("adam")]
+    | Annotated[Adagrad, Tag("adagrad")]
+    | Annotated[RmsProp, Tag("rmsprop")],
+    by_name("sgd"),
+]
+
+
+# --- schedule ------------------------------------------------------------------------------------------
+
+
+@section
+class Schedule:
+    """What every learning-rate schedule can be told. A schedule is a factor on the learning rate."""
+
+    warmup_epochs: NonNegative = 0.0
+    """Raise the learning rate linearly over this many epochs at the start, step by step."""
+
+
+@section
+class Constant(Schedule):
+    """The learning rate as given."""
+
+    name: Literal["constant"] = "constant"
+
+
+@section
+class Step(Schedule):
+    """Multiplied by ``factor`` at each milestone."""
+
+    name: Literal["step"] = "step"
+    milestones: tuple[Natural, ...]
+    """Epochs after which the rate falls."""
+    factor: Positive = 0.1
+    """Multiplies the rate at each milestone."""
+
+
+@section
+class Cosine(Schedule):
+    """Half a cosine from 1 to ``floor`` over the run, epoch by epoch."""
+
+    name: Literal["cosine"] = "cosine"
+    floor: Fraction = 0.0
+    """The factor that is approached at the end."""
+
+
+@section
+class Exponential(Schedule):
+    """Multiplied by ``factor`` after every epoch."""
+
+    name: Literal["exponential"] = "exponential"
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Multiplies the rate after every epoch."""
+
+
+@section
+class Plateau(Schedule):
+    """Multiplied by ``factor`` when the validation loss has not improved for ``patience`` epochs."""
+
+    name: Literal["plateau"] = "plateau"
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Multiplies the rate at each plateau."""
+    patience: Natural = 10
+    """Epochs without improvement that are tolerated."""
+    min_delta: NonNegative = 0.0
+    """An improvement is a loss lower than the best by more than this."""
+
+
+ScheduleConfig = Annotated[
+    Annotated[Constant, Tag("constant")]
+    | Annotated[Step, Tag("step")]
+    | Annotated[Cosine, Tag("cosine")]
+    | Annotated[Exponential, Tag("exponential")]
+    | Annotated[Plateau, Tag("plateau")],
+    by_name("constant"),
+]
+
+
+@section
+class EarlyStopping:
+    """End the run when the validation loss has stopped improving."""
+
+    patience: Count = 10
+    """Epochs without improvement after which the run ends."""
+    min_delta: NonNegative = 0.0
+    """An improvement is a loss lower than the best by more than this."""
+
+
+# --- exchange between ranks ----------------------------------------------------------------------------
+
+
+@section
+class NoExchange:
+    """Every rank trains by itself; the run's answer is the network of rank 0."""
+
+    name: Literal["none"] = "none"
+
+
+@section
+class Sync:
+    """Gradients are averaged over all ranks at every step (B Alg. 1)."""
+
+    name: Literal["sync"] = "sync"
+
+
+@section
+class PerSyn:
+    """Weights are replaced by their mean over all ranks every ``tau`` steps (B Alg. 2)."""
+
+    name: Literal["persyn"] = "persyn"
+    tau: Count
+    """Steps between two averagings."""
+    momentum: Literal["keep", "mix", "reset"] = "keep"
+    """What happens to the optimiser's running averages: each rank keeps its own, they are averaged with the
+    weights, or they start again from zero."""
+
+
+ExchangeConfig = Annotated[
+    Annotated[NoExchange, Tag("none")] | Annotated[Sync, Tag("sync")] | Annotated[PerSyn, Tag("persyn")],
+    by_name("sync"),
+]
+
+
+# --- what comes between the run and the machine --------------------------------------------------------
+
+
+@section
+class Pruning:
+    """No pruning: the network keeps its shape."""
+
+    name: Literal["none"] = "none"
+
+
+@section
+class Checkpoint:
+    """When the state of the run is written down, and how much of it is kept."""
+
+    every_epochs: Count = 1
+    """Write a checkpoint after every so many epochs (and always after the last)."""
+    every_steps: Count | None = None
+    """Write one after every so many steps within an epoch, too."""
+    keep: Annotated[int, Field(ge=2, strict=True)] = 2
+    """How many of the newest good checkpoints stay (at least two)."""
+
+
+@section
+class Compute:
+    """What the ranks compute with."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: one CUDA device a rank where there are any, else the CPU."""
+    share_devices: Flag = False
+    """Let several ranks use one CUDA device."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: forward and backward under autocast; weights and optimiser stay in float32."""
+    channels_last: Flag = False
+    """Keep images and convolutions in memory with the channels last."""
+    compile: Flag = False
+    """Compile the model with torch.compile."""
+    deterministic: Flag = False
+    """Use deterministic algorithms only (CPU runs are deterministic without it)."""
+    threads: Count | None = None
+    """CPU threads of a rank; null: OMP_NUM_THREADS where it is set, else the cores divided by the ranks."""
+    deadline_s: Positive = 600.0
+    """Longest wait for another rank, in seconds. Past it the run ends and says who waited for whom."""
+
+
+@section
+class RecordConfig:
+    """What the record holds beyond its fixed columns."""
+
+    every_steps: Count | None = None
+    """Write the mean training loss of every so many steps to /steps; null: none."""
+
+
+EpochCount = Annotated[Int, Field(ge=1)]

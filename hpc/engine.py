@@ -1,0 +1,335 @@
+"""The training loop, readable from top to bottom. It never asks which method it has."""
+
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from hpc.checkpoint import Checkpoints, Loaded
+from hpc.clock import Clock
+from hpc.comm import Communicator
+from hpc.config.root import Config
+from hpc.data import Feed
+from hpc.errors import RunError
+from hpc.evaluate import Score, evaluate
+from hpc.exchange import Exchange
+from hpc.heartbeat import Heartbeat
+from hpc.objective import Objective
+from hpc.progress import Shown, duration
+from hpc.record import Record
+from hpc.schedule import Patience, Schedule, early_stopping
+
+
+class Stop(Protocol):
+    """Has somebody asked the run to stop?"""
+
+    requested: bool
+
+
+@dataclass
+class Parts:
+    """What a run is made of; ``hpc.run`` puts it together."""
+
+    config: Config
+    comm: Communicator
+    device: torch.device
+    model: nn.Module
+    optimizer: Optimizer
+    exchange: Exchange
+    objective: Objective
+    feed: Feed
+    checkpoints: Checkpoints
+    heartbeat: Heartbeat
+    stop: Stop
+    write_record: Callable[[Record, str, str], None]
+    """Writes the record's file: (record, state, ended_by)."""
+
+
+@dataclass
+class Place:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Steps made."""
+    seconds: float = 0.0
+    """Seconds of training, all starts together."""
+    ended_by: str = ""
+    """Why the run is done (epochs, early_stopping, diverged); empty while it is not."""
+
+
+class Engine:
+    """One run on this rank. :meth:`restore`, then :meth:`run`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.place = Place()
+        self.record = Record()
+        self.shown: Shown | None = None
+        config, self._steps = parts.config, parts.feed.steps_per_epoch
+        self.schedule = Schedule(config.schedule, config.epochs, self._steps)
+        self.patience: Patience | None = early_stopping(config.early_stopping) if config.early_stopping else None
+        self._forward = torch.compile(parts.model) if config.compute.compile else parts.model
+        self._clip = config.optimizer.clip_norm
+        self._clock = Clock(parts.device)
+        self._losses = torch.zeros(self._steps, device=parts.device)
+        self._base_lrs = [group["lr"] for group in parts.optimizer.param_groups]
+        self._started = time.monotonic()
+        self._saved = (-1, -1)
+
+    def run(self, shown: Shown) -> str:
+        """Train to the end, or until every rank agrees to stop. Collective.
+
+        Returns:
+            ``done`` or ``stopped``; either way a checkpoint of this very place is on the disk.
+        """
+        self.shown = shown
+        self._started = time.monotonic() - self.place.seconds
+        self.parts.model.train()
+        while not self.place.ended_by:
+            if not self._train_epoch():
+                self._save()
+                self.parts.exchange.close()
+                return self._finish("stopped", "signal")
+            self._end_epoch()
+        self.parts.exchange.close()
+        return self._finish("done", self.place.ended_by)
+
+    # --- one epoch -------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> bool:
+        """The rest of the epoch. False when the ranks agreed to stop before its end."""
+        parts, place, clock = self.parts, self.place, self._clock
+        model, optimizer, exchange = parts.model, parts.optimizer, parts.exchange
+        every = parts.config.checkpoint.every_steps
+        first = place.step - place.epoch * self._steps
+        self._set_rates()
+        clock.enter("data")
+        for index, (inputs, targets) in enumerate(parts.feed.epoch(place.epoch, first), first):
+            if self.schedule.changes_within_epoch(place.step):
+                self._set_rates()
+            clock.enter("forward")
+            loss = parts.objective(self._forward, inputs, targets)
+            clock.enter("backward")
+            loss.backward()
+            clock.enter("exchange")
+            exchange.after_backward()
+            clock.enter("optimizer")
+            if self._clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), self._clip, foreach=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            self._losses[index].copy_(loss.detach())
+            clock.enter("exchange")
+            place.step += 1
+            exchange.after_step(place.step)
+            stop = exchange.stop_agreed(place.step, parts.stop.requested)
+            clock.enter("")
+            if every and place.step % every == 0:
+                self._save()
+            self._show(index)
+            if stop:
+                return False
+            clock.enter("data")
+        clock.enter("")
+        return True
+
+    def _end_epoch(self) -> None:
+        """Evaluate, decide whether to go on, record, checkpoint."""
+        parts, place, config = self.parts, self.place, self.parts.config
+        self._beat("evaluating")
+        self._clock.enter("evaluate")
+        train_loss = self._mean_losses()
+        lr = parts.optimizer.param_groups[0]["lr"]
+        with parts.exchange.consensus():
+            valid, test = self._evaluate("valid"), self._evaluate("test")
+        place.epoch += 1
+        self.schedule.after_epoch(valid.loss)
+        place.ended_by = self._ending(train_loss, valid)
+        self._clock.enter("")
+        place.seconds = time.monotonic() - self._started
+        self.record["epochs"].append(
+            epoch=place.epoch,
+            step=place.step,
+            seconds=place.seconds,
+            train_loss=train_loss,
+            valid_loss=valid.loss,
+            valid_accuracy=valid.accuracy,
+            test_loss=test.loss,
+            test_accuracy=test.accuracy,
+            parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+            lr=lr,
+        )
+        self._record_exchange()
+        self.record["profile"].append(**self._clock.take())
+        if place.ended_by or place.epoch % config.checkpoint.every_epochs == 0:
+            self._save()
+        parts.write_record(self.record, "done" if place.ended_by else "running", place.ended_by)
+        self._show_epoch(train_loss, valid, test)
+
+    def _evaluate(self, part: Any) -> Score:
+        parts = self.parts
+        return evaluate(self._forward, parts.feed.evaluation(part), parts.objective, parts.comm, part)
+
+    def _ending(self, train_loss: float, valid: Score) -> str:
+        """Why the run ends after this epoch, or nothing. All ranks see the same numbers."""
+        if not math.isfinite(train_loss):
+            return "diverged"
+        if self.patience is not None and self.patience.exhausted(valid.loss):
+            return "early_stopping"
+        return "epochs" if self.place.epoch >= self.parts.config.epochs else ""
+
+    def _mean_losses(self) -> float:
+        """The epoch's mean training loss over all ranks; the rows of /steps where they are asked for.
+
+        Every batch has the same number of samples, so the mean of their means is the mean.
+        """
+        losses = self._losses.double().cpu()
+        self.parts.comm.sum_(losses, "average the training loss")
+        losses /= self.parts.comm.size
+        every = self.parts.config.record.every_steps
+        first = self.place.epoch * self._steps
+        for end in range(every, self._steps + 1, every) if every else ():
+            self.record["steps"].append(step=first + end, loss=float(losses[end - every : end].mean()))
+        return float(losses.mean())
+
+    def _record_exchange(self) -> None:
+        """One row a rank, as of now."""
+        rows = self.parts.comm.gather(vars(self.parts.exchange.counters), "gather the exchange counters")
+        self.record["exchange"].clear()
+        for rank, row in enumerate(rows):
+            self.record["exchange"].append(rank=rank, **row)
+
+    def _set_rates(self) -> None:
+        factor = self.schedule.factor(self.place.epoch, self.place.step)
+        for group, lr in zip(self.parts.optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = lr * factor
+
+    # --- what is seen ----------------------------------------------------------------------------------
+
+    def _show(self, index: int) -> None:
+        place, shown = self.place, self.shown
+        if shown is not None and shown.due():
+            shown.step(place.epoch + 1, place.step, float(self._losses[index]))
+        if self.parts.heartbeat.due():
+            self._beat("training")
+
+    def _beat(self, doing: str) -> None:
+        elapsed = time.monotonic() - self._started
+        self.parts.heartbeat.beat(
+            "running", doing, epoch=self.place.epoch, step=self.place.step,
+            steps=self.parts.config.epochs * self._steps, seconds=round(elapsed, 3),
+        )  # fmt: skip
+
+    def _show_epoch(self, train_loss: float, valid: Score, test: Score) -> None:
+        place = self.place
+        scores = [f"train loss {train_loss:.4f}"]
+        for name, score in (("valid", valid), ("test", test)):
+            if not math.isnan(score.loss):
+                accuracy = "" if math.isnan(score.accuracy) else f" ({100 * score.accuracy:.2f} %)"
+                scores.append(f"{name} {score.loss:.4f}{accuracy}")
+        if self.shown is not None:
+            line = f"epoch {place.epoch}/{self.parts.config.epochs}  {'  '.join(scores)}  {duration(place.seconds)}"
+            self.shown.epoch(line, place.epoch, place.step)
+            if place.ended_by == "diverged":
+                self.shown.tell("the training loss is not finite any more: the run ends; try a lower optimizer.lr")
+            elif place.ended_by == "early_stopping":
+                self.shown.tell("the validation loss has stopped improving: the run ends")
+        self._beat("training")
+
+    def _finish(self, state: str, ended_by: str) -> str:
+        self.parts.write_record(self.record, state, ended_by)
+        return state
+
+    # --- state -----------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Write a checkpoint of this very place. Collective."""
+        here = (self.place.step, self.place.epoch)
+        if self._saved == here:
+            return
+        self._clock.enter("checkpoint")
+        self.parts.exchange.quiesce()
+        self.place.seconds = time.monotonic() - self._started
+        shared, own = self._state()
+        if self.parts.exchange.replicated:
+            self._compare(shared["network"]["parameters"])
+        self.parts.checkpoints.save(*here, shared, own)
+        self._saved = here
+        self._clock.enter("")
+
+    def _compare(self, parameters: dict[str, torch.Tensor]) -> None:
+        """Ranks that should hold one network must; one that does not would spoil all later work in silence."""
+        digest = 0
+        for value in parameters.values() if self.parts.comm.size > 1 else ():
+            digest = zlib.crc32(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()), digest)
+        digests = self.parts.comm.gather(digest, "compare the networks of all ranks")
+        if len(set(digests)) > 1:
+            raise RunError(
+                f"after step {self.place.step} the ranks hold different networks (checksums {digests}), though "
+                f"{self.parts.config.exchange.name} keeps them equal; a device or the network between them is faulty"
+            )
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(what all ranks hold alike, what this rank holds)."""
+        parts = self.parts
+        parameters, buffers = _split(parts.model)
+        network = {"parameters": parameters, "optimizer": parts.optimizer.state_dict()}
+        shared = {
+            "place": dict(vars(self.place)),
+            "record": self.record.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "patience": self.patience.state_dict() if self.patience else None,
+        }
+        own = {
+            "buffers": buffers,
+            "exchange": parts.exchange.state_dict(),
+            "losses": self._losses,
+            "random": _random_state(parts.device),
+        }
+        (shared if parts.exchange.replicated else own)["network"] = network
+        return shared, own
+
+    def restore(self, loaded: Loaded) -> None:
+        """Go back to where a checkpoint was written."""
+        parts, shared, own = self.parts, loaded.shared, loaded.own
+        self.place = Place(**shared["place"])
+        self.record.load_state_dict(shared["record"])
+        self.schedule.load_state_dict(shared["schedule"])
+        if self.patience is not None:
+            self.patience.load_state_dict(shared["patience"])
+        network = (shared if parts.exchange.replicated else own)["network"]
+        parts.model.load_state_dict({**network["parameters"], **own["buffers"]})
+        parts.optimizer.load_state_dict(network["optimizer"])
+        parts.exchange.load_state_dict(own["exchange"])
+        self._losses.copy_(own["losses"])
+        _set_random_state(own["random"], parts.device)
+        self._saved = (self.place.step, self.place.epoch)
+
+
+def _split(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A model's state as (parameters, buffers)."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state = model.state_dict()
+    parameters = {name: value for name, value in state.items() if name in names}
+    return parameters, {name: value for name, value in state.items() if name not in names}
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,125 @@
+"""The contract of an exchange strategy."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import nn
+
+from hpc.comm import Communicator, Pending
+from hpc.flat import FlatBuffer
+
+# Steps between two agreements on whether to stop. The question is asked at one of these steps and answered at
+# the next, so that nobody waits for the answer; a stop therefore takes effect within twice as many steps.
+AGREE_EVERY: Final = 4
+
+
+@dataclass
+class Counters:
+    """What one rank has exchanged so far: a row of the record's /exchange."""
+
+    sent: int = 0
+    received: int = 0
+    skipped: int = 0
+    bytes_sent: int = 0
+    mass: float = 1.0
+    seconds_blocked: float = 0.0
+
+
+class Exchange(ABC):
+    """Keeps the ranks' networks together.
+
+    The engine calls :meth:`after_backward` and :meth:`after_step` in every step and knows nothing else about
+    a strategy. What a strategy carries between steps is in :meth:`state_dict`.
+
+    Args:
+        comm: the ranks.
+        model: this rank's network.
+    """
+
+    replicated: ClassVar[bool]
+    """Do all ranks hold the same parameters and optimiser state after every step? Then a checkpoint holds
+    them once."""
+
+    def __init__(self, comm: Communicator, model: nn.Module) -> None:
+        self.comm = comm
+        self.model = model
+        self.counters = Counters(mass=1.0 / comm.size)
+        self._question: Pending | None = None
+
+    def after_backward(self) -> None:
+        """Gradients are there; the optimiser has not stepped yet."""
+
+    @abstractmethod
+    def after_step(self, step: int) -> None:
+        """The optimiser has made step number ``step`` (from 1)."""
+
+    def stop_agreed(self, step: int, requested: bool) -> bool:
+        """Do the ranks stop after this step? All of them answer alike, at the same step."""
+        if self.comm.size == 1:
+            return requested
+        if step % AGREE_EVERY:
+            return False
+        if self._question is not None and self._question.wait():
+            self._question = None
+            return True
+        self._question = self.comm.start_max(int(requested), "agree on whether to stop")
+        return False
+
+    def quiesce(self) -> None:
+        """Bring everything under way to rest, so that the state is whole. Collective."""
+
+    @contextmanager
+    def consensus(self) -> Iterator[None]:
+        """Inside, the model holds the network the ranks stand for together: the mean of their weights and
+        float buffers. After, each has its own back, bit for bit. Collective.
+        """
+        if self.comm.size == 1:
+            yield
+            return
+        values = weights_and_buffers(self.model)
+        own = [value.clone() for value in values]
+        self._agree(values)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(values, own)  # noqa: SLF001 - no public name
+
+    def _agree(self, values: list[torch.Tensor]) -> None:
+        """Replace values by what the ranks stand for together."""
+        self._average(FlatBuffer(values), values, "evaluate the mean of all ranks")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of this rank's part: its counters, and what a strategy adds."""
+        return {"counters": dict(vars(self.counters))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.counters = Counters(**state["counters"])
+
+    def close(self) -> None:
+        """The run has ended on every rank. Collective."""
+        if self._question is not None:
+            self._question.wait()
+            self._question = None
+
+    def _average(self, buffer: FlatBuffer, values: list[torch.Tensor], what: str) -> None:
+        """Replace values by their means over the ranks, and count it."""
+        with torch.no_grad():
+            flat = buffer.pack(values)
+            start = time.perf_counter()
+            self.comm.sum_(flat, what)
+            self.counters.seconds_blocked += time.perf_counter() - start
+            flat.div_(self.comm.size)
+            buffer.unpack(values)
+
+
+def weights_and_buffers(model: nn.Module) -> list[torch.Tensor]:
+    """What travels: parameters and floating-point buffers (BatchNorm's running statistics)."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    return [parameter.detach() for parameter in model.parameters()] + buffers

@@ -1,0 +1,25 @@
+"""No exchange: every rank trains by itself."""
+
+from typing import ClassVar
+
+import torch
+
+from hpc.exchange.base import Exchange
+from hpc.flat import FlatBuffer
+
+
+class NoExchange(Exchange):
+    """Ranks train alone, each on its share of the batches. The baseline for everything else.
+
+    The network they stand for is rank 0's: a mean of networks that never met is none of them.
+    """
+
+    replicated: ClassVar[bool] = False
+
+    def after_step(self, step: int) -> None:
+        """Nothing is said."""
+
+    def _agree(self, values: list[torch.Tensor]) -> None:
+        buffer = FlatBuffer(values)
+        self.comm.broadcast_(buffer.pack(values), "evaluate the network of rank 0")
+        buffer.unpack(values)

@@ -1,0 +1,66 @@
+"""Periodic synchronisation: weights are replaced by their mean every so many steps (B Alg. 2)."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from hpc.comm import Communicator
+from hpc.exchange.base import Exchange, weights_and_buffers
+from hpc.flat import FlatBuffer
+
+
+class PerSyn(Exchange):
+    """Ranks train alone for ``tau`` steps, then all take the mean of their weights and float buffers.
+
+    In the source's terms (B 2.3.3.1) the frequency is 1/tau, and the matrix K is the identity or the mean.
+
+    Args:
+        tau: steps between two averagings.
+        momentum: ``keep``: each rank keeps its running averages (the source); ``mix``: they are averaged with
+            the weights; ``reset``: they become zero.
+    """
+
+    replicated: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        comm: Communicator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        tau: int,
+        momentum: Literal["keep", "mix", "reset"],
+    ) -> None:
+        super().__init__(comm, model)
+        self._optimizer, self._tau, self._momentum = optimizer, tau, momentum
+        self._buffer: FlatBuffer | None = None
+
+    def after_step(self, step: int) -> None:
+        """Every ``tau`` steps, take the mean."""
+        if step % self._tau or self.comm.size == 1:
+            return
+        values = weights_and_buffers(self.model)
+        running = running_averages(self._optimizer) if self._momentum != "keep" else []
+        if self._momentum == "mix":
+            values += running
+        elif running:
+            torch._foreach_zero_(running)  # noqa: SLF001 - no public name
+        if self._buffer is None:  # made late: the optimiser has no state before its first step
+            self._buffer = FlatBuffer(values)
+        self._average(self._buffer, values, "average weights")
+        self.counters.sent += 1
+        self.counters.received += 1
+        self.counters.bytes_sent += self._buffer.host.nbytes
+
+
+def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
+    """The optimiser's state that has the shape of its parameter: momentum, averages of squares."""
+    return [
+        value
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for value in optimizer.state.get(parameter, {}).values()
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
+        and value.dim() > 0
+    ]  # fmt: skip

@@ -1,0 +1,65 @@
+"""What a network is trained for: the loss of a batch, and how well a batch is answered."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+Task = Literal["classification", "regression", "sequence"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a task. Penalties and regularisers add their terms here, so that the loop never asks.
+
+    Attributes:
+        task: classification (cross-entropy), sequence (the same, at each place of a sequence), or regression
+            (mean squared error over samples and targets).
+        device: where the batches are.
+        precision: of the forward pass; bfloat16 runs it under autocast.
+    """
+
+    task: Task
+    device: torch.device
+    precision: torch.dtype
+
+    def __call__(self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean loss of a batch, a scalar that gradients flow from."""
+        return self.loss(self.answer(model, inputs), targets)
+
+    def answer(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """The network's answer to a batch, in float32."""
+        if self.precision == torch.float32:
+            return model(inputs)  # type: ignore[no-any-return]
+        with torch.autocast(self.device.type, dtype=self.precision):
+            answer = model(inputs)
+        return answer.float()  # type: ignore[no-any-return]
+
+    def loss(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean loss: answers [B, K] (sequence: [B, T, K]; regression: [B, D]) against targets."""
+        match self.task:
+            case "classification":
+                return cross_entropy(answer, targets)
+            case "sequence":
+                return cross_entropy(answer.flatten(0, 1), targets.flatten())
+            case "regression":
+                return mse_loss(answer, targets)
+
+    def score(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Sums that ranks can add: [sum of losses, right answers, number of answers], float64."""
+        if self.task == "regression":
+            answers = torch.tensor(targets.numel(), device=answer.device)
+            right = torch.full((), float("nan"), device=answer.device)
+        else:
+            answer, targets = answer.flatten(0, -2), targets.flatten()
+            answers = torch.tensor(targets.numel(), device=answer.device)
+            right = (answer.argmax(-1) == targets).sum()
+        return torch.stack([self.loss_sum(answer, targets), right.double(), answers.double()])
+
+    def loss_sum(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The sum of losses of flat answers, in float64."""
+        if self.task == "regression":
+            return (answer - targets).double().square().sum()
+        return cross_entropy(answer, targets, reduction="none").double().sum()

@@ -1,0 +1,144 @@
+"""What a run measured: ``record.h5``.
+
+The tables live in memory and in every checkpoint, so that a resumed run never has a row twice or one missing;
+the file is made anew from them and renamed into place, so a reader never sees half of one. (Appending to an HDF5
+file in place was rejected: a killed writer can leave it unreadable.)
+
+Schema 1: attributes ``schema_version``, ``run_id``, ``config`` (YAML), ``versions`` (JSON), ``world_size``,
+``state``, ``ended_by``; groups ``epochs``, ``exchange``, ``profile`` and, where asked for, ``steps``, each with
+one equal-length one-dimensional dataset a column.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+import torch
+
+from hpc.config.folder import sync_folder
+
+SCHEMA_VERSION: Final = 1
+
+COLUMNS: Final[dict[str, dict[str, type]]] = {
+    "epochs": {
+        "epoch": int,
+        "step": int,
+        "seconds": float,
+        "train_loss": float,
+        "valid_loss": float,
+        "valid_accuracy": float,
+        "test_loss": float,
+        "test_accuracy": float,
+        "parameters": int,
+        "lr": float,
+    },
+    "exchange": {
+        "rank": int,
+        "sent": int,
+        "received": int,
+        "skipped": int,
+        "bytes_sent": int,
+        "mass": float,
+        "seconds_blocked": float,
+    },
+    "profile": {
+        "data": float,
+        "forward": float,
+        "backward": float,
+        "optimizer": float,
+        "exchange": float,
+        "evaluate": float,
+        "checkpoint": float,
+    },
+    "steps": {"step": int, "loss": float},
+}
+"""Every table's columns and their types, in order. All times are in seconds."""
+
+OPTIONAL: Final = frozenset({"steps"})
+"""Tables that are left out of the file while they are empty."""
+
+
+class Table:
+    """Rows of numbers under fixed columns."""
+
+    def __init__(self, columns: Mapping[str, type]) -> None:
+        self._types = dict(columns)
+        self.columns: dict[str, list[Any]] = {name: [] for name in columns}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def append(self, **row: float) -> None:
+        """Add a row. Raises KeyError where its keys are not the columns."""
+        if row.keys() != self.columns.keys():
+            raise KeyError(f"got the columns {sorted(row)}, but the table has {sorted(self.columns)}")
+        for name, value in row.items():
+            self.columns[name].append(self._types[name](value))
+
+    def last(self) -> dict[str, Any]:
+        """The last row; empty where there is none."""
+        return {name: values[-1] for name, values in self.columns.items()} if len(self) else {}
+
+    def clear(self) -> None:
+        """Remove all rows."""
+        for values in self.columns.values():
+            values.clear()
+
+    def arrays(self) -> "dict[str, np.ndarray[Any, Any]]":
+        """Each column as int64 or float64."""
+        return {
+            name: np.array(values, np.int64 if self._types[name] is int else np.float64)
+            for name, values in self.columns.items()
+        }
+
+    def load(self, arrays: Mapping[str, torch.Tensor]) -> None:
+        """Take back columns, whatever rows were there before."""
+        for name in self.columns:
+            self.columns[name] = arrays[name].tolist()
+
+
+class Record:
+    """All tables of one run."""
+
+    def __init__(self) -> None:
+        self.tables = {name: Table(columns) for name, columns in COLUMNS.items()}
+
+    def __getitem__(self, name: str) -> Table:
+        return self.tables[name]
+
+    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Every column as a tensor."""
+        return {
+            name: {column: torch.from_numpy(array) for column, array in table.arrays().items()}
+            for name, table in self.tables.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        for name, arrays in state.items():
+            self.tables[name].load(arrays)
+
+    def write(self, path: Path, attributes: Mapping[str, Any]) -> None:
+        """Replace the record's file. Raises OSError where it cannot be written; the old file then stays."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with h5py.File(temporary, "w") as file:
+                file.attrs["schema_version"] = SCHEMA_VERSION
+                for name, value in attributes.items():
+                    file.attrs[name] = value
+                for name, table in self.tables.items():
+                    if name in OPTIONAL and not len(table):
+                        continue
+                    group = file.create_group(name)
+                    for column, array in table.arrays().items():
+                        group[column] = array
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)

@@ -1,0 +1,34 @@
+"""Signals that ask a run to stop where it can go on later."""
+
+import os
+import signal
+from types import FrameType
+from typing import Final, Self
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+
+
+class StopRequest:
+    """A flag that signals set; the loop reads it between steps. A second Ctrl-C ends the process at once.
+
+    A context manager: handlers are installed inside and put back after.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.name = ""
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested and self.name == "SIGINT":
+            os.write(2, b"interrupted twice: ending without a checkpoint\n")
+            os._exit(130)
+        self.requested, self.name = True, signal.Signals(number).name

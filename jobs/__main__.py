@@ -1,0 +1,5 @@
+"""``python -m jobs`` is ``structlearn``."""
+
+from jobs.cli import main
+
+main()

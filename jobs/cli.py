@@ -1,0 +1,105 @@
+"""The command ``structlearn``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from hpc.config.launcher import promise
+from hpc.config.root import Progress
+from hpc.errors import RunError
+
+app = typer.Typer(
+    name="structlearn",
+    help="Train networks whose structure, learning rates and regularisation look after themselves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_OVERRIDES)
+def train(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(help="The run's YAML file; left out: all defaults.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Start so many MPI ranks on this machine.")] = None,
+    progress: Annotated[Progress, typer.Option(help="What to show while training.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print_config", help="Print the resolved configuration and leave.")
+    ] = False,
+    print_schema: Annotated[
+        bool, typer.Option("--print_schema", help="Print the JSON schema of configurations and leave.")
+    ] = False,
+) -> None:
+    """Train one run. Any key of the configuration can be given as --KEY.SUBKEY VALUE.
+
+    Alone, with --ranks N, or under mpiexec or srun. Running it again on the same run_dir resumes.
+    """
+    from jobs.train import train as start
+
+    overrides = list(context.args)
+    if config is not None and str(config).startswith("--"):  # no file given: the first override took its place
+        overrides.insert(0, str(config))
+        config = None
+    code = start(
+        config,
+        overrides,
+        ranks=ranks,
+        progress=progress,
+        as_json=as_json,
+        print_config=print_config,
+        print_schema=print_schema,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
+    out: Annotated[Path, typer.Option(help="Where the page, tables and figures go.")],
+) -> None:
+    """Make tables, figures and one page that shows them, from the records of runs."""
+    try:
+        from analysis.report import report as make
+    except ModuleNotFoundError as error:
+        raise RunError(f"report: {error.name} is not installed; pip install 'structlearn[analysis]'") from None
+    from analysis import RecordError
+
+    try:
+        page = make(source, out)
+    except RecordError as error:
+        raise RunError(str(error)) from None
+    typer.echo(f"report: {page}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what this machine offers, what is wrong, and how to mend it."""
+    from jobs.doctor import doctor as examine
+
+    raise typer.Exit(examine(as_json=as_json))
+
+
+def main() -> None:
+    """The console script: one message for a mistake, no traceback, the documented exit codes."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except RunError as error:
+        made = promise()
+        if made is None or not made.rank:  # under a launcher, rank 0 speaks for all
+            typer.echo(f"structlearn: {error}", err=True)
+        sys.exit(error.exit_code)

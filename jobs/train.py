@@ -1,0 +1,59 @@
+"""``structlearn train``: check everything first, then train alone, start ranks, or join those there are."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpc.config.check import check
+from hpc.config.folder import freeze
+from hpc.config.launcher import promise
+from hpc.config.read import read, schema, to_yaml
+from hpc.errors import ConfigError
+from jobs.launch import launch
+
+
+def train(
+    path: Path | None,
+    overrides: Sequence[str],
+    *,
+    ranks: int | None,
+    progress: str,
+    as_json: bool,
+    print_config: bool,
+    print_schema: bool,
+) -> int:
+    """One run; its exit code. Raises ConfigError before any rank starts."""
+    if print_schema:
+        print(json.dumps(schema(), indent=2))  # noqa: T201 - the answer
+        return 0
+    config = read(path, overrides)
+    if print_config:
+        print(to_yaml(config), end="")  # noqa: T201 - the answer
+        return 0
+    made = promise()
+    found = made.ranks if made else 1
+    if ranks is not None and ranks < 1:
+        raise ConfigError(f"--ranks: got {ranks}; give 1 or more")
+    if made and found > 1 and made.variable != "SLURM_NTASKS" and ranks not in {None, found}:
+        raise ConfigError(
+            f"--ranks: got {ranks}, but a launcher has already started {found} ({made.variable}); leave --ranks out"
+        )
+    starts_ranks = ranks is not None and (made is None or made.variable == "SLURM_NTASKS" or found == 1)
+    check(config, ranks if starts_ranks and ranks else _local_ranks())
+    if starts_ranks and ranks is not None and (ranks > 1 or found > 1):
+        run_dir = freeze(config)
+        options = ["--progress", progress, *(["--json"] if as_json else [])]
+        return launch(ranks, [sys.executable, "-m", "hpc.run", str(run_dir), *options])
+    from hpc.run import run  # imports torch, and joins a launcher's ranks: not before the checks
+
+    return run(config, progress=progress, as_json=as_json)
+
+
+def _local_ranks() -> int:
+    """How many ranks the launcher that started this one put on this machine."""
+    for variable in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"):
+        if os.environ.get(variable, "").isdigit():
+            return int(os.environ[variable])
+    return 1

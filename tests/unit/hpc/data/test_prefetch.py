@@ -1,0 +1,82 @@
+"""The thread that picks ahead: its order, its errors, its end."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from hpc.data.prefetch import prefetched
+
+
+class Slow:
+    """Samples that remember what was asked of them."""
+
+    def __init__(self, fail_at=None):
+        self.asked, self.threads, self.fail_at = [], set(), fail_at
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        if self.fail_at is not None and self.fail_at in index:
+            raise OSError(5, "disk failed")
+        self.asked.append(index[0].item())
+        self.threads.add(threading.current_thread())
+        return index.clone(), index.clone()
+
+
+INDICES = [torch.tensor([i]) for i in range(10)]
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("structlearn-data")]
+
+
+def test_in_order_in_another_thread():
+    samples = Slow()
+    assert [inputs.item() for inputs, _ in prefetched(samples, INDICES, 3, pin=False)] == list(range(10))
+    assert samples.threads
+    assert threading.current_thread() not in samples.threads
+    assert not workers()
+
+
+def test_works_ahead_but_not_further_than_told():
+    samples = Slow()
+    batches = prefetched(samples, INDICES, 3, pin=False)
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(samples.asked) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert samples.asked == [0, 1, 2, 3]
+    batches.close()
+
+
+def test_closing_early_ends_the_thread():
+    batches = prefetched(Slow(), INDICES, 2, pin=False)
+    next(batches)
+    assert workers()
+    batches.close()
+    assert not workers()
+
+
+def test_an_error_in_the_consumer_ends_the_thread():
+    def consume():
+        for _ in prefetched(Slow(), INDICES, 2, pin=False):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        consume()
+    assert not workers()
+
+
+def test_an_error_in_the_thread_comes_in_its_place():
+    got = []
+    with pytest.raises(OSError, match="disk failed"):
+        got.extend(inputs.item() for inputs, _ in prefetched(Slow(fail_at=4), INDICES, 2, pin=False))
+    batches = prefetched(Slow(fail_at=4), INDICES, 2, pin=False)
+    assert [next(batches)[0].item() for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="disk failed"):
+        next(batches)
+    assert not workers()
