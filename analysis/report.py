@@ -79,9 +79,11 @@ def _figures(records: Records, out: Path) -> list[dict[str, Any]]:
         ("learning_curves", "Learning curves", curves_caption(records.runs), curves)
     ]
     if len(records.profile):
-        drawn.append(
-            ("time_profile", "Where the time went", _PROFILE, time_profile(records.profile, records.runs))
-        )
+        text = _PROFILE
+        if folds(grouped(records.runs[records.runs["run"].isin(records.profile["run"])])):
+            text += " Each bar is the mean over the finished runs of a setting."
+        bars = time_profile(records.profile, records.runs)
+        drawn.append(("time_profile", "Where the time went", text, bars))
     shown = []
     for name, title, caption, figure in drawn:
         png, _ = save(figure, out, name)

@@ -1,12 +1,16 @@
 """Which network a run trains: the section ``model``. The builders are in ``structlearn.models``."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, Tag, model_validator
 
 from hpc.config.types import Count, Flag, Fraction, Positive, Text, by_name, section
 
-Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
+Activation = Literal[
+    "relu", "relu6", "leaky_relu", "elu", "selu", "silu", "gelu", "tanh", "sigmoid", "identity"
+]  # fmt: skip
+Stem = Literal["auto", "cifar", "imagenet"]
+Widths = tuple[Count, ...]
 
 
 @section
@@ -17,6 +21,8 @@ class Network:
     """Factor on the width of every hidden layer."""
     activation: Activation = "relu"
     """The non-linearity."""
+    dropout: Fraction = 0.0
+    """Probability of dropping: before the last layer and between hidden linear layers."""
 
 
 @section
@@ -24,38 +30,63 @@ class Mlp(Network):
     """Fully connected layers."""
 
     name: Literal["mlp"] = "mlp"
-    widths: tuple[Count, ...] = (256, 256)
+    widths: Widths = (256, 256)
     """Width of each layer. When the last one equals the number of outputs it is the output layer; otherwise
     an output layer is added."""
     batch_norm: Flag = False
     """Batch normalisation before each non-linearity."""
-    dropout: Fraction = 0.0
-    """Probability of dropping a hidden unit."""
 
 
 @section
-class SmallConvolutional(Network):
-    """The convolutional networks for small images."""
+class Cnn(Network):
+    """The small convolutional network of B ch. 2 and 3."""
 
-    name: Literal["cvnn", "cnn", "lenet", "alexnet", "wideresnet28_10"]
+    name: Literal["cnn"] = "cnn"
+    channels: Widths = (32, 32, 64)
+    """Channels of each convolution."""
+    hidden: Widths = (64,)
+    """Width of each hidden linear layer."""
+
+
+@section
+class SmallImages(Network):
+    """Networks for small images, without further options."""
+
+    name: Literal["cvnn", "lenet", "wideresnet28_10"]
+
+
+@section
+class AlexNet(Network):
+    """AlexNet, and B's small version of it."""
+
+    name: Literal["alexnet"] = "alexnet"
+    stem: Stem = "auto"
+    """B's small form (cifar) or the published one (imagenet); auto: by the size of the images."""
+    kernel: Count = 3
+    """Side of the filters (small form)."""
+    pool: Count = 3
+    """Side of the pooling windows (small form)."""
+    hidden: Widths | None = None
+    """Width of each hidden linear layer; null: that of the form."""
+
+
+@section
+class Vgg(Network):
+    """VGG with batch normalisation."""
+
+    name: Literal["vgg11", "vgg16", "vgg19"]
+    stem: Stem = "auto"
+    """One linear layer for small images (cifar), or the published head (imagenet); auto: by the image size."""
+    hidden: Widths | None = None
+    """Width of each hidden linear layer; null: that of the form."""
 
 
 @section
 class Convolutional(Network):
-    """The convolutional networks that have a stem for small images and one for large ones."""
+    """Networks that have first layers for small images and others for large ones."""
 
-    name: Literal[
-        "vgg11",
-        "vgg16",
-        "vgg19",
-        "googlenet",
-        "mobilenet_v1",
-        "mobilenet_v2",
-        "resnet18",
-        "resnet50",
-        "densenet121",
-    ]
-    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    name: Literal["googlenet", "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet50", "densenet121"]
+    stem: Stem = "auto"
     """First layers for small images (cifar) or large ones (imagenet); auto: by the size of the images."""
 
 
@@ -64,14 +95,16 @@ class Lstm(Network):
     """A character model: embedding, LSTM layers, a linear layer."""
 
     name: Literal["lstm"] = "lstm"
+    activation: Literal["tanh"] = "tanh"
+    """The cell's own non-linearity."""
+    dropout: Fraction = 0.2
+    """Probability of dropping between layers."""
     hidden: Count = 100
     """Cells in a layer."""
     embedding: Count = 100
     """Length of a character's embedding."""
     layers: Count = 2
     """LSTM layers."""
-    dropout: Fraction = 0.0
-    """Probability of dropping between layers."""
 
 
 @section
@@ -95,14 +128,15 @@ class Custom:
         return {"name": values.get("name"), "options": options}
 
 
-SMALL = ("cvnn", "cnn", "lenet", "alexnet", "wideresnet28_10")
-LARGE = (
-    "vgg11", "vgg16", "vgg19", "googlenet", "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet50", "densenet121",
-)
+_FAMILIES = {
+    SmallImages: "small images",
+    Vgg: "vgg",
+    Convolutional: "convolutional",
+}
 
 
 class _Families(dict[str, str]):
-    """Names of networks to tags; anything with a colon is the user's own."""
+    """Names of networks to the tags of their sections; anything with a colon is the user's own."""
 
     def get(self, name: str, default: str | None = None) -> str:  # type: ignore[override]
         return "custom" if ":" in name else super().get(name, default or name)
@@ -110,9 +144,21 @@ class _Families(dict[str, str]):
 
 ModelConfig = Annotated[
     Annotated[Mlp, Tag("mlp")]
-    | Annotated[SmallConvolutional, Tag("small")]
-    | Annotated[Convolutional, Tag("large")]
+    | Annotated[Cnn, Tag("cnn")]
+    | Annotated[SmallImages, Tag("small images")]
+    | Annotated[AlexNet, Tag("alexnet")]
+    | Annotated[Vgg, Tag("vgg")]
+    | Annotated[Convolutional, Tag("convolutional")]
     | Annotated[Lstm, Tag("lstm")]
     | Annotated[Custom, Tag("custom")],
-    by_name("mlp", _Families(dict.fromkeys(SMALL, "small") | dict.fromkeys(LARGE, "large"))),
+    by_name(
+        "mlp",
+        _Families(
+            {
+                name: tag
+                for kind, tag in _FAMILIES.items()
+                for name in get_args(kind.__dataclass_fields__["name"].type)  # type: ignore[attr-defined]
+            }
+        ),
+    ),
 ]

@@ -4,6 +4,7 @@
 Source: http://ufldl.stanford.edu/housenumbers.
 """
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,6 @@ def _content(path: Path) -> dict[str, Any]:
             f"{path}: saved in MATLAB's version 7.3, but the published version 5 is expected; "
             f"download it again, or save it with -v7"
         ) from error
-    except (MatReadError, ValueError, TypeError, OSError, EOFError) as error:
+    except (MatReadError, ValueError, TypeError, LookupError, OSError, EOFError, zlib.error) as error:
         raise RunError(f"{path}: not a readable MATLAB file ({error}); download it again") from error
     return content

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 PHASES = ("data", "forward", "backward", "optimizer", "exchange", "evaluate", "checkpoint")
 
@@ -109,6 +112,21 @@ def write_run(
                 dtype = "i8" if name in integers else "f8"
                 file.create_dataset(f"{group}/{name}", data=np.asarray(column, dtype=dtype))
     return folder / "record.h5"
+
+
+@pytest.fixture(name="write_run")
+def _write_run() -> Callable[..., Path]:
+    return write_run
+
+
+@pytest.fixture(name="config_of")
+def _config_of() -> Callable[..., dict[str, Any]]:
+    return config_of
+
+
+@pytest.fixture(name="columns_of")
+def _columns_of() -> Callable[..., dict[str, dict[str, np.ndarray]]]:
+    return columns_of
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hpc.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def _nowhere(tmp_path, monkeypatch):
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None of the usual places exists, wherever the tests run."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("STRUCTLEARN_DATA", raising=False)
@@ -30,12 +30,12 @@ def published(name: str) -> list[str]:
     return [names[0] for names in PUBLISHED[name].files.values()]
 
 
-def test_digits_have_no_files():
+def test_digits_have_no_files() -> None:
     assert locate(Digits()) == {}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_files_in_the_root_itself(name, tmp_path):
+def test_files_in_the_root_itself(name: str, tmp_path: Path) -> None:
     put(tmp_path / "here", *published(name))
     found = locate(ImageFiles(name=name, root=str(tmp_path / "here")))
     assert list(found) == list(PUBLISHED[name].files)
@@ -43,7 +43,7 @@ def test_files_in_the_root_itself(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if PUBLISHED[name].folders])
-def test_files_in_the_customary_folder(name, tmp_path):
+def test_files_in_the_customary_folder(name: str, tmp_path: Path) -> None:
     folder = put(tmp_path / PUBLISHED[name].folders[0], *published(name))
     found = locate(ImageFiles(name=name, root=str(tmp_path)))
     assert {path.parent for path in found.values()} == {folder}
@@ -51,7 +51,7 @@ def test_files_in_the_customary_folder(name, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("mark", ["-", "."])
-def test_idx_names_in_all_variants(mark, suffix, tmp_path):
+def test_idx_names_in_all_variants(mark: str, suffix: str, tmp_path: Path) -> None:
     names = [f"{stem}-images{mark}idx3-ubyte{suffix}" for stem in ("train", "t10k")]
     names += [f"{stem}-labels{mark}idx1-ubyte{suffix}" for stem in ("train", "t10k")]
     put(tmp_path / "here", *names)
@@ -59,12 +59,12 @@ def test_idx_names_in_all_variants(mark, suffix, tmp_path):
     assert sorted(path.name for path in found.values()) == sorted(names)
 
 
-def test_class_names_are_found_where_they_are(tmp_path):
+def test_class_names_are_found_where_they_are(tmp_path: Path) -> None:
     put(tmp_path / "here", *published("cifar10"), "batches.meta.txt")
     assert locate(ImageFiles(name="cifar10", root="here"))["labels"].name == "batches.meta.txt"
 
 
-def test_usual_places_in_their_order(tmp_path, monkeypatch):
+def test_usual_places_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ImageFiles(name="fashion-mnist")
     monkeypatch.setenv("STRUCTLEARN_DATA", str(tmp_path / "shared"))
     for place in (
@@ -77,14 +77,14 @@ def test_usual_places_in_their_order(tmp_path, monkeypatch):
         assert locate(config)["train_images"].parent == place
 
 
-def test_a_given_root_is_the_only_place(tmp_path):
+def test_a_given_root_is_the_only_place(tmp_path: Path) -> None:
     put(tmp_path / "data/svhn", *published("svhn"))
     put(tmp_path / "empty")
     with pytest.raises(ConfigError, match="empty \\(none of them\\)"):
         locate(ImageFiles(name="svhn", root="empty"))
 
 
-def test_the_message_names_files_places_and_the_remedy(tmp_path):
+def test_the_message_names_files_places_and_the_remedy(tmp_path: Path) -> None:
     put(tmp_path / "data/fashion-mnist", published("fashion-mnist")[0])
     with pytest.raises(ConfigError) as caught:
         locate(ImageFiles(name="fashion-mnist"))
@@ -99,12 +99,12 @@ def test_the_message_names_files_places_and_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_archive_to_unpack_is_named(name):
+def test_the_archive_to_unpack_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"unpack cifar-{name[5:]}-binary\.tar\.gz"):
         locate(ImageFiles(name=name))
 
 
-def test_a_root_that_is_missing_or_a_file(tmp_path):
+def test_a_root_that_is_missing_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"^data\.root: .*nope does not exist; give the place of the files of mnist"
     ):
@@ -114,7 +114,7 @@ def test_a_root_that_is_missing_or_a_file(tmp_path):
         locate(TextFiles(root="file"))
 
 
-def test_text_by_the_word_in_the_name(tmp_path):
+def test_text_by_the_word_in_the_name(tmp_path: Path) -> None:
     put(tmp_path / "ptb", "ptb.train.txt", "PTB.VALID.txt", "ptb.test.txt", "train.md", "README.txt")
     found = locate(TextFiles(root="ptb"))
     assert {part: path.name for part, path in found.items()} == {
@@ -124,15 +124,15 @@ def test_text_by_the_word_in_the_name(tmp_path):
     }
 
 
-def test_text_that_is_ambiguous_or_missing(tmp_path):
+def test_text_that_is_ambiguous_or_missing(tmp_path: Path) -> None:
     put(tmp_path / "two", "ptb.train.txt", "ptb.char.train.txt", "ptb.valid.txt", "ptb.test.txt")
     with pytest.raises(
-        ConfigError, match="2 files in two have 'train' in their names: ptb.char.train.txt, ptb.train.txt"
+        ConfigError, match=r"2 files in two have 'train' in their names: ptb.char.train.txt, ptb.train.txt"
     ):
         locate(TextFiles(root="two"))
     put(tmp_path / "few", "train.txt")
     with pytest.raises(
-        ConfigError, match="no .txt file in few has 'valid' or 'test' in its name .found: train.txt."
+        ConfigError, match=r"no .txt file in few has 'valid' or 'test' in its name .found: train.txt."
     ):
         locate(TextFiles(root="few"))
     put(tmp_path / "both", "train-test.txt", "valid.txt")
@@ -140,22 +140,24 @@ def test_text_that_is_ambiguous_or_missing(tmp_path):
         locate(TextFiles(root="both"))
 
 
-def test_tables(tmp_path):
+def test_tables(tmp_path: Path) -> None:
     put(tmp_path, "one.csv", "one.xlsx")
     assert locate(Tabular(root="one.csv")) == {"all": Path("one.csv")}
-    with pytest.raises(ConfigError, match="a table ends in .csv or .npz"):
+    with pytest.raises(ConfigError, match=r"a table ends in .csv or .npz"):
         locate(Tabular(root="one.xlsx"))
     put(tmp_path / "parts", "train.csv", "test.npz")
     assert set(locate(Tabular(root="parts"))) == {"train", "test"}
     put(tmp_path / "parts", "valid.csv")
     assert set(locate(Tabular(root="parts"))) == {"train", "valid", "test"}
     put(tmp_path / "lonely", "train.csv")
-    with pytest.raises(ConfigError, match="no .csv or .npz file in lonely has 'test' in its name"):
+    with pytest.raises(ConfigError, match=r"no .csv or .npz file in lonely has 'test' in its name"):
         locate(Tabular(root="lonely"))
 
 
-def test_a_classification_has_one_target(tmp_path):
+def test_a_classification_has_one_target(tmp_path: Path) -> None:
     put(tmp_path, "one.csv")
-    with pytest.raises(ConfigError, match="data.target: got .'a', 'b'., but a classification has one target"):
+    with pytest.raises(
+        ConfigError, match=r"data.target: got .'a', 'b'., but a classification has one target"
+    ):
         locate(Tabular(root="one.csv", target=("a", "b")))
     assert locate(Tabular(root="one.csv", target=("a", "b"), task="regression"))

@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from hpc.data.augment import augment, draw
 
 
-def slowly(images, pad, changes):
+def slowly(images: Tensor, pad: int, changes: Tensor) -> Tensor:
     """One image at a time: pad, crop, mirror."""
     result = []
     for image, (row, column, mirror) in zip(images, changes.tolist(), strict=True):
@@ -25,7 +26,7 @@ def slowly(images, pad, changes):
     flip=st.booleans(),
     dtype=st.sampled_from([torch.uint8, torch.float32]),
 )
-def test_the_same_as_one_by_one(shape, pad, flip, dtype):
+def test_the_same_as_one_by_one(shape: tuple[int, ...], pad: int, flip: bool, dtype: torch.dtype) -> None:
     chance = np.random.default_rng(0)
     images = torch.from_numpy(chance.integers(1, 256, shape)).to(dtype)
     changes = torch.from_numpy(draw(shape[0], pad, flip, chance))
@@ -34,7 +35,7 @@ def test_the_same_as_one_by_one(shape, pad, flip, dtype):
     assert torch.equal(changed, slowly(images, pad, changes))
 
 
-def test_every_change_is_drawn():
+def test_every_change_is_drawn() -> None:
     changes = draw(2000, 2, True, np.random.default_rng(0))
     for column, values in ((0, 5), (1, 5), (2, 2)):
         counts = np.bincount(changes[:, column])
@@ -42,7 +43,7 @@ def test_every_change_is_drawn():
         assert counts == pytest.approx(2000 / values, rel=0.2)
 
 
-def test_nothing_asked_nothing_drawn():
+def test_nothing_asked_nothing_drawn() -> None:
     assert not draw(10, 0, False, np.random.default_rng(0)).any()
     assert not draw(50, 3, False, np.random.default_rng(0))[:, 2].any()
     assert not draw(50, 0, True, np.random.default_rng(0))[:, :2].any()

@@ -1,15 +1,17 @@
 """The engine's view of data: the same batches by every way that leads to them."""
 
 import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from hpc.config.data import Augment, ImageFiles, Tabular, TextFiles
+from hpc.config.data import Augment, DataConfig, ImageFiles, Tabular, TextFiles
 from hpc.data import feed as module
 from hpc.data.augment import augment, draw
 from hpc.data.dataset import DataSet, Part
-from hpc.data.feed import Feed
+from hpc.data.feed import Batch, Feed
 from hpc.data.order import rank_batches
 from hpc.errors import RunError
 from hpc.seeding import generator
@@ -18,7 +20,7 @@ CPU = torch.device("cpu")
 NOISE = torch.Generator().manual_seed(0)
 
 
-def images(count):
+def images(count: int) -> Part:
     return Part(
         torch.randint(0, 256, (count, 3, 8, 6), dtype=torch.uint8, generator=NOISE),
         torch.randint(0, 10, (count,), generator=NOISE),
@@ -40,15 +42,21 @@ IMAGES = DataSet(
 AUGMENTED = Augment(pad=2, flip=True)
 
 
-def config(**keys):
+def config(**keys: Any) -> ImageFiles:
     return ImageFiles(name="cifar10", batch_size=8, **keys)
 
 
-def feed(settings=None, rank=0, world_size=1, dataset=IMAGES, **keys):
+def feed(
+    settings: DataConfig | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    dataset: DataSet = IMAGES,
+    **keys: Any,
+) -> Feed:
     return Feed(dataset, settings or config(), CPU, seed=5, rank=rank, world_size=world_size, **keys)
 
 
-def same(left, right):
+def same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
     left, right = list(left), list(right)
     assert len(left) == len(right)
     for (x, y), (u, v) in zip(left, right, strict=True):
@@ -57,7 +65,7 @@ def same(left, right):
         assert torch.equal(y, v)
 
 
-def expected(epoch, changed):
+def expected(epoch: int, changed: bool) -> Iterator[Batch]:
     """What an epoch is, written down step by step."""
     order = torch.from_numpy(rank_batches(50, 8, seed=5, epoch=epoch, rank=0, world_size=1))
     changes = torch.from_numpy(draw(50, 2, True, generator(5, "augment", epoch)))
@@ -70,7 +78,9 @@ def expected(epoch, changed):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("change", [Augment(), AUGMENTED, Augment(pad=1), Augment(flip=True)])
-def test_every_way_gives_the_same_batches(change, channels_last, monkeypatch):
+def test_every_way_gives_the_same_batches(
+    change: Augment, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config(augment=change)
     resident = feed(settings, channels_last=channels_last)
     host = feed(config(augment=change, placement="host", prefetch=3), channels_last=channels_last)
@@ -97,7 +107,7 @@ def test_every_way_gives_the_same_batches(change, channels_last, monkeypatch):
 
 @pytest.mark.parametrize("change", [Augment(), AUGMENTED])
 @pytest.mark.parametrize("placement", ["device", "host"])
-def test_ranks_together_see_what_one_rank_with_the_whole_batch_sees(change, placement):
+def test_ranks_together_see_what_one_rank_with_the_whole_batch_sees(change: Augment, placement: str) -> None:
     few = config(augment=change, placement=placement)
     ranks = [list(feed(few, rank, 3).epoch(1)) for rank in range(3)]
     whole = ImageFiles(name="cifar10", batch_size=24, augment=change)
@@ -107,14 +117,14 @@ def test_ranks_together_see_what_one_rank_with_the_whole_batch_sees(change, plac
     assert feed(few, 0, 3).steps_per_epoch == feed(whole).steps_per_epoch == 2
 
 
-def test_epochs_differ_in_order_and_augmentation():
+def test_epochs_differ_in_order_and_augmentation() -> None:
     way = feed(config(augment=AUGMENTED))
     first, second = (next(iter(way.epoch(epoch)))[0] for epoch in (0, 1))
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
-def test_evaluation_covers_a_part_once_in_order_unchanged(placement):
+def test_evaluation_covers_a_part_once_in_order_unchanged(placement: str) -> None:
     settings = config(placement=placement, augment=AUGMENTED)
     for part, samples in (("valid", IMAGES.valid), ("test", IMAGES.test)):
         batches = [batch for rank in range(4) for batch in feed(settings, rank, 4).evaluation(part)]
@@ -124,7 +134,7 @@ def test_evaluation_covers_a_part_once_in_order_unchanged(placement):
     assert not list(feed(settings, 0, 4).evaluation("test"))  # three samples on four ranks
 
 
-def test_the_data_set_itself_is_left_alone():
+def test_the_data_set_itself_is_left_alone() -> None:
     rows = Part(torch.randn(20, 4, generator=NOISE), torch.randn(20, 2, generator=NOISE))
     before = rows.inputs.clone()
     dataset = DataSet(
@@ -148,7 +158,7 @@ def test_the_data_set_itself_is_left_alone():
 
 
 @pytest.mark.parametrize("placement", ["auto", "device", "host"])
-def test_text_stays_whole_numbers(placement):
+def test_text_stays_whole_numbers(placement: str) -> None:
     stream = torch.randint(0, 30, (101,), generator=NOISE)
     part = Part(stream[:100].view(20, 5), stream[1:].view(20, 5))
     dataset = DataSet(
@@ -169,18 +179,18 @@ def test_text_stays_whole_numbers(placement):
         assert torch.equal(x[:, 1:], y[:, :-1])
 
 
-def test_too_few_samples_for_a_step():
+def test_too_few_samples_for_a_step() -> None:
     with pytest.raises(RunError, match=r"needs 56 training samples, but there are 50"):
         feed(world_size=7)
 
 
-def test_leaving_an_epoch_early_ends_the_thread():
+def test_leaving_an_epoch_early_ends_the_thread() -> None:
     for _ in feed(config(placement="host")).epoch(0):
         break
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("structlearn-data")]
 
 
-def test_auto_keeps_what_is_too_large_for_the_device_on_the_host(monkeypatch):
+def test_auto_keeps_what_is_too_large_for_the_device_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decision, with the CPU in the place of a CUDA device."""
     size = sum(part.nbytes for part in (IMAGES.train, IMAGES.valid, IMAGES.test))
     monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda _: (4 * size, 10**12), raising=True)
@@ -193,7 +203,7 @@ def test_auto_keeps_what_is_too_large_for_the_device_on_the_host(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("placement", ["device", "host"])
 @pytest.mark.parametrize("change", [Augment(), AUGMENTED])
-def test_a_cuda_device_gets_the_same_batches(placement, change):
+def test_a_cuda_device_gets_the_same_batches(placement: str, change: Augment) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     settings = config(placement=placement, augment=change)

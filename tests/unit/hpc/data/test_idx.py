@@ -20,7 +20,7 @@ def idx_bytes(values: np.ndarray, magic: int | None = None) -> bytes:
 
 
 @pytest.fixture(params=["", ".gz"])
-def files(request, tmp_path):
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Path]:
     """Twelve training and four test images of 5 x 4 pixels, plain and gzipped."""
     chance = np.random.default_rng(0)
     found = {}
@@ -36,7 +36,7 @@ def files(request, tmp_path):
     return found
 
 
-def test_values_come_back(files):
+def test_values_come_back(files: dict[str, Path]) -> None:
     source = idx.read("fashion-mnist", files)
     chance = np.random.default_rng(0)
     assert source.train.inputs.dtype == torch.uint8
@@ -49,7 +49,7 @@ def test_values_come_back(files):
     assert source.labels[9] == "Ankle boot"
 
 
-def test_truncated_gzip(files):
+def test_truncated_gzip(files: dict[str, Path]) -> None:
     path = files["train_images"]
     path.write_bytes(gzip.compress(idx_bytes(np.zeros((12, 5, 4))))[:-12])
     with pytest.raises(RunError, match=rf"{path.name}: truncated or damaged gzip .* download it again"):
@@ -73,14 +73,14 @@ def test_truncated_gzip(files):
         ("test_images", idx_bytes(np.zeros((4, 5, 5))), r"images of \(5, 5\) pixels, but .* have \(5, 4\)"),
     ],
 )
-def test_broken_files_are_named(files, key, content, message):
+def test_broken_files_are_named(files: dict[str, Path], key: str, content: bytes, message: str) -> None:
     files[key].write_bytes(content)
     with pytest.raises(RunError, match=message) as caught:
         idx.read("mnist", files)
     assert str(files[key]) in str(caught.value)
 
 
-def test_no_samples(files):
+def test_no_samples(files: dict[str, Path]) -> None:
     files["train_images"].write_bytes(idx_bytes(np.zeros((0, 5, 4))))
     files["train_labels"].write_bytes(idx_bytes(np.zeros(0)))
     with pytest.raises(RunError, match="no samples at all"):
@@ -91,7 +91,7 @@ def test_no_samples(files):
     not Path(DEBIAN["fashion-mnist"]).is_dir(),
     reason="Debian's package dataset-fashion-mnist is not installed",
 )
-def test_debian_fashion_mnist():
+def test_debian_fashion_mnist() -> None:
     source = idx.read(
         "fashion-mnist", locate(ImageFiles(name="fashion-mnist", root=str(DEBIAN["fashion-mnist"])))
     )

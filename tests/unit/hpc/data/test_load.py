@@ -3,23 +3,24 @@
 import dataclasses
 import gzip
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from hpc.config.data import Augment, Digits, ImageFiles, Tabular, TextFiles
-from hpc.data import Feed, load
+from hpc.data import Feed, Part, load
 from hpc.errors import ConfigError
 
 
-def keys(part):
+def keys(part: Part) -> list[bytes]:
     """Each sample as bytes, to compare sets of samples."""
     return [sample.numpy().tobytes() for sample in part.inputs]
 
 
 @pytest.fixture
-def mnist(tmp_path):
+def mnist(tmp_path: Path) -> ImageFiles:
     """100 images of distinct content, 10 a class, and 20 for the test."""
     chance = np.random.default_rng(0)
     for stem, count in (("train", 100), ("t10k", 20)):
@@ -33,7 +34,7 @@ def mnist(tmp_path):
     return ImageFiles(name="mnist", root=str(tmp_path))
 
 
-def test_digits():
+def test_digits() -> None:
     dataset = load(Digits(), seed=0)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (1294, 144, 359)
     assert dataset.task == "classification"
@@ -45,7 +46,7 @@ def test_digits():
     assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.01)
 
 
-def test_statistics_are_those_of_the_training_samples(mnist):
+def test_statistics_are_those_of_the_training_samples(mnist: ImageFiles) -> None:
     dataset = load(mnist, seed=1)
     exact = dataset.train.inputs.double()
     assert dataset.mean.shape == dataset.std.shape == (1, 1, 1)
@@ -55,7 +56,7 @@ def test_statistics_are_those_of_the_training_samples(mnist):
     assert (plain.mean.item(), plain.std.item()) == (0, 1)
 
 
-def test_the_split_follows_from_the_seed(mnist):
+def test_the_split_follows_from_the_seed(mnist: ImageFiles) -> None:
     one, again, other = load(mnist, 1), load(mnist, 1), load(mnist, 2)
     assert keys(one.valid) == keys(again.valid)
     assert keys(one.valid) != keys(other.valid)
@@ -64,14 +65,14 @@ def test_the_split_follows_from_the_seed(mnist):
     assert len(set(keys(one.train)) | set(keys(one.valid))) == 100
 
 
-def test_a_subset_leaves_validation_as_it_is(mnist):
+def test_a_subset_leaves_validation_as_it_is(mnist: ImageFiles) -> None:
     full, few = load(mnist, 1), load(dataclasses.replace(mnist, train_size=30), 1)
     assert keys(few.valid) == keys(full.valid)
     assert set(keys(few.train)) < set(keys(full.train))
     assert few.train.targets.bincount().tolist() == [3] * 10
 
 
-def test_no_validation(mnist):
+def test_no_validation(mnist: ImageFiles) -> None:
     config = dataclasses.replace(mnist, validation=0.0)
     dataset = load(config, 1)
     assert (len(dataset.train), len(dataset.valid)) == (100, 0)
@@ -79,7 +80,7 @@ def test_no_validation(mnist):
     assert not list(feed.evaluation("valid"))
 
 
-def test_more_than_there_is(mnist):
+def test_more_than_there_is(mnist: ImageFiles) -> None:
     with pytest.raises(
         ConfigError, match=r"data.train_size: got 91, but mnist has 90 training samples beside 10"
     ):
@@ -90,7 +91,7 @@ def test_more_than_there_is(mnist):
         load(dataclasses.replace(mnist, augment=Augment(pad=6)), 1)
 
 
-def test_tables(tmp_path):
+def test_tables(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     x = chance.normal(3, 2, (200, 4))
     x[:, 2] = 0.1
@@ -107,7 +108,7 @@ def test_tables(tmp_path):
     assert (len(untested.train), len(untested.test)) == (180, 0)
 
 
-def test_files_that_bring_their_own_validation(tmp_path):
+def test_files_that_bring_their_own_validation(tmp_path: Path) -> None:
     for part, text in (("train", "abcd " * 40), ("valid", "dcba " * 10), ("test", "bad cab ")):
         (tmp_path / f"{part}.txt").write_text(text)
     config = TextFiles(root=str(tmp_path), length=7)
@@ -120,7 +121,7 @@ def test_files_that_bring_their_own_validation(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn"])
-def test_other_readers_are_called(name, tmp_path):
+def test_other_readers_are_called(name: str, tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     if name == "cifar10":
         for stem in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6))):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from torch import Tensor
 
 from hpc.data.prefetch import prefetched
 
@@ -12,16 +13,18 @@ from hpc.data.prefetch import prefetched
 class Slow:
     """Samples that remember what was asked of them."""
 
-    def __init__(self, fail_at=None):
-        self.asked, self.threads, self.fail_at = [], set(), fail_at
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.asked: list[int] = []
+        self.threads: set[threading.Thread] = set()
+        self.fail_at = fail_at
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 100
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         if self.fail_at is not None and self.fail_at in index:
             raise OSError(5, "disk failed")
-        self.asked.append(index[0].item())
+        self.asked.append(int(index[0]))
         self.threads.add(threading.current_thread())
         return index.clone(), index.clone()
 
@@ -29,11 +32,11 @@ class Slow:
 INDICES = [torch.tensor([i]) for i in range(10)]
 
 
-def workers():
+def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("structlearn-data")]
 
 
-def test_in_order_in_another_thread():
+def test_in_order_in_another_thread() -> None:
     samples = Slow()
     assert [inputs.item() for inputs, _ in prefetched(samples, INDICES, 3, pin=False)] == list(range(10))
     assert samples.threads
@@ -41,7 +44,7 @@ def test_in_order_in_another_thread():
     assert not workers()
 
 
-def test_works_ahead_but_not_further_than_told():
+def test_works_ahead_but_not_further_than_told() -> None:
     samples = Slow()
     batches = prefetched(samples, INDICES, 3, pin=False)
     next(batches)
@@ -53,7 +56,7 @@ def test_works_ahead_but_not_further_than_told():
     batches.close()
 
 
-def test_closing_early_ends_the_thread():
+def test_closing_early_ends_the_thread() -> None:
     batches = prefetched(Slow(), INDICES, 2, pin=False)
     next(batches)
     assert workers()
@@ -61,8 +64,8 @@ def test_closing_early_ends_the_thread():
     assert not workers()
 
 
-def test_an_error_in_the_consumer_ends_the_thread():
-    def consume():
+def test_an_error_in_the_consumer_ends_the_thread() -> None:
+    def consume() -> None:
         for _ in prefetched(Slow(), INDICES, 2, pin=False):
             raise KeyError
 
@@ -71,7 +74,7 @@ def test_an_error_in_the_consumer_ends_the_thread():
     assert not workers()
 
 
-def test_an_error_in_the_thread_comes_in_its_place():
+def test_an_error_in_the_thread_comes_in_its_place() -> None:
     got = []
     with pytest.raises(OSError, match="disk failed"):
         got.extend(inputs.item() for inputs, _ in prefetched(Slow(fail_at=4), INDICES, 2, pin=False))

@@ -1,6 +1,9 @@
 """Tables from csv and npz: values, classes, and every refusal."""
 
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,17 +12,20 @@ import torch
 from hpc.config.data import Tabular
 from hpc.config.files import locate
 from hpc.data import tables, tabular
+from hpc.data.dataset import Source
 from hpc.errors import ConfigError, RunError
 
+Writer = Callable[..., Path]
 
-def read(path, **keys):
+
+def read(path: Path, **keys: Any) -> Source:
     config = Tabular(root=str(path), **keys)
     return tabular.read(config, locate(config))
 
 
 @pytest.fixture
-def csv(tmp_path):
-    def write(text, name="t.csv"):
+def csv(tmp_path: Path) -> Writer:
+    def write(text: str, name: str = "t.csv") -> Path:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -29,8 +35,8 @@ def csv(tmp_path):
 
 
 @pytest.fixture
-def npz(tmp_path):
-    def write(name="t.npz", **arrays):
+def npz(tmp_path: Path) -> Writer:
+    def write(name: str = "t.npz", **arrays: Any) -> Path:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         np.savez(path, **arrays)
@@ -42,7 +48,7 @@ def npz(tmp_path):
 IRIS = "length,width,kind\n5.1,3.5,setosa\n\n4.9, 3.0 ,virginica\n6,2.5e0,setosa\n"
 
 
-def test_csv_with_header_and_words_for_classes(csv):
+def test_csv_with_header_and_words_for_classes(csv: Writer) -> None:
     source = read(csv(IRIS))
     assert source.train.inputs.tolist() == torch.tensor([[5.1, 3.5], [4.9, 3.0], [6.0, 2.5]]).tolist()
     assert source.train.targets.tolist() == [0, 1, 0]
@@ -50,24 +56,24 @@ def test_csv_with_header_and_words_for_classes(csv):
     assert source.test is None
 
 
-def test_csv_without_header(csv):
+def test_csv_without_header(csv: Writer) -> None:
     source = read(csv("1,2,b\n3,4,a\n5,6,b\n"))
     assert source.train.inputs.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert source.train.targets.tolist() == [1, 0, 1]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_name(csv):
+def test_a_byte_order_mark_is_no_part_of_the_name(csv: Writer) -> None:
     path = csv("\ufeffa,b\n1,0\n2,1\n")
     assert read(path, target="a").labels == ("1", "2")
 
 
-def test_numbers_as_classes_are_in_the_order_of_numbers(csv):
+def test_numbers_as_classes_are_in_the_order_of_numbers(csv: Writer) -> None:
     source = read(csv("x,y\n1,10\n2,9\n3,10.0\n4,-1\n"))
     assert source.labels == ("-1", "9", "10")
     assert source.train.targets.tolist() == [2, 1, 2, 0]
 
 
-def test_regression_on_several_targets_keeps_their_values(csv):
+def test_regression_on_several_targets_keeps_their_values(csv: Writer) -> None:
     source = read(csv("a,b,c\n1,2,3\n4,5,6.5\n"), task="regression", target=("c", "a"))
     assert source.train.inputs.tolist() == [[2], [5]]
     assert source.train.targets.tolist() == [[3, 1], [6.5, 4]]
@@ -75,7 +81,7 @@ def test_regression_on_several_targets_keeps_their_values(csv):
     assert source.labels == ("c", "a")
 
 
-def test_many_rows_in_blocks(csv, monkeypatch):
+def test_many_rows_in_blocks(csv: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROWS", 3)
     source = read(csv("".join(f"{i},{i % 2}\n" for i in range(10))))
     assert source.train.inputs[:, 0].tolist() == list(range(10))
@@ -101,25 +107,25 @@ def test_many_rows_in_blocks(csv, monkeypatch):
         ("a,b\n1,\0\n", "not a readable csv file"),
     ],
 )
-def test_broken_csv(csv, text, message):
+def test_broken_csv(csv: Writer, text: str, message: str) -> None:
     if "\0" in text:  # since Python 3.11 csv takes NUL as a character
         text = "a,b\n" + "1" * 200_000 + ",1\n"
     with pytest.raises(RunError, match=rf"t\.csv: .*{message}"):
         read(csv(text))
 
 
-def test_not_utf8(tmp_path):
+def test_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"a,b\n1,caf\xe9\n")
-    with pytest.raises(RunError, match="not a readable csv file .* save it as csv in UTF-8"):
+    with pytest.raises(RunError, match=r"not a readable csv file .* save it as csv in UTF-8"):
         read(tmp_path / "t.csv")
 
 
-def test_regression_needs_numbers(csv):
+def test_regression_needs_numbers(csv: Writer) -> None:
     with pytest.raises(RunError, match="line 2, column 'kind': 'setosa'"):
         read(csv(IRIS), task="regression")
 
 
-def test_an_unknown_target_is_a_matter_of_the_config(csv, npz):
+def test_an_unknown_target_is_a_matter_of_the_config(csv: Writer, npz: Writer) -> None:
     with pytest.raises(
         ConfigError, match=r"data.target: .*t.csv has no column 'sort'; its columns are length, width, kind"
     ):
@@ -128,7 +134,7 @@ def test_an_unknown_target_is_a_matter_of_the_config(csv, npz):
         read(npz(x=np.ones((2, 1)), y=np.arange(2)), target="sort")
 
 
-def test_npz(npz):
+def test_npz(npz: Writer) -> None:
     chance = np.random.default_rng(0)
     x, y, z = chance.normal(size=(6, 3)), chance.normal(size=(6, 2)), np.arange(6)
     path = npz(x=x, y=y, z=z)
@@ -162,25 +168,25 @@ def test_npz(npz):
         ({"x": np.array([[object()]]), "y": np.arange(1)}, "holds Python objects, not plain arrays"),
     ],
 )
-def test_broken_npz(npz, arrays, message):
+def test_broken_npz(npz: Writer, arrays: Any, message: str) -> None:
     with pytest.raises(RunError, match=rf"t\.npz.*{message}"):
         read(npz(**arrays))
 
 
-def test_a_pickle_under_the_name_of_npz_is_never_opened(tmp_path):
+def test_a_pickle_under_the_name_of_npz_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "t.npz").write_bytes(pickle.dumps({"x": 1}))
     with pytest.raises(RunError, match=r"t\.npz: not a readable npz file"):
         read(tmp_path / "t.npz")
 
 
-def test_a_truncated_npz(npz):
+def test_a_truncated_npz(npz: Writer) -> None:
     path = npz(x=np.ones((50, 2)), y=np.arange(50))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(RunError, match=r"t\.npz: not a readable npz file"):
         read(path)
 
 
-def test_a_folder(csv):
+def test_a_folder(csv: Writer) -> None:
     csv("a,k\n1,x\n2,y\n3,x\n", "d/train.csv")
     csv("a,k\n7,y\n", "d/valid.csv")
     folder = csv("a,k\n8,x\n9,y\n", "d/test.csv").parent
