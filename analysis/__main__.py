@@ -20,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", type=Path, help="a run folder, a record.h5, or a folder of run folders")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    parser.add_argument(
-        "--strict", action="store_true", help="fail if any run cannot be read, instead of listing it"
-    )
+    parser.add_argument("--strict", action="store_true", help="fail if any run cannot be read, instead of listing it")
     given = parser.parse_args(arguments)
     # Here, so that --help need not wait for matplotlib.
     from analysis.report import report

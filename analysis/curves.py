@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm, Normalize, to_hex
 
-from analysis.groups import keys, ordered, title, value_text
+from analysis.groups import diverged, finished, keys, ordered, title, value_text
 from analysis.style import GREY, Look, look
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Looks:
 
 def averaged(members: pd.DataFrame) -> list[str]:
     """The runs of a setting that are averaged: the finished ones, if there are two or more."""
-    finished = members.loc[members["state"] == "done", "run"].tolist()
-    return finished if len(finished) > 1 else []
+    whole = members.loc[finished(members), "run"].tolist()
+    return whole if len(whole) > 1 else []
 
 
 def curves(epochs: pd.DataFrame, members: pd.DataFrame, metric: str) -> list[Curve]:
@@ -72,13 +72,14 @@ def curves(epochs: pd.DataFrame, members: pd.DataFrame, metric: str) -> list[Cur
     """
     together = averaged(members)
     lines = [_mean(epochs, together, metric)] if together else []
-    for run, state in zip(members["run"], members["state"], strict=True):
+    broken = (members["state"] == "failed") | diverged(members)
+    for run, failed in zip(members["run"], broken, strict=True):
         if run not in together:
             own = epochs[epochs["run"] == run]
             values = own[metric].to_numpy(dtype="float64")
             real = np.isfinite(values)
             epoch, values = own["epoch"].to_numpy()[real], values[real]
-            lines.append(Curve(epoch, values, values, values, 1, failed=state == "failed"))
+            lines.append(Curve(epoch, values, values, values, 1, failed=bool(failed)))
     return [line for line in lines if len(line.epoch)]
 
 
@@ -122,8 +123,7 @@ def _by_name(first: pd.DataFrame, name: str, values: list[Any]) -> Looks:
     by_text = {text: Look(own.colour, own.dash) for text, own in entries}
     other = Look(GREY, "-")
     own = {
-        group: by_text.get(value_text(value), other)
-        for group, value in zip(first["group"], first[name], strict=True)
+        group: by_text.get(value_text(value), other) for group, value in zip(first["group"], first[name], strict=True)
     }
     legend = [(text, by_text[text]) for text, _ in entries]
     if other in own.values():

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis.curves import FEW, curves, looks
 from analysis.draw import ACCURACIES, LOSSES, TITLES, finish, legend, line, plain, wrap
 from analysis.formats import duration
-from analysis.groups import compact, grouped
+from analysis.groups import compact, finished, grouped
 from analysis.schema import PHASES
 from analysis.style import WIDTH, look, style
 
@@ -173,7 +173,8 @@ def _phase_seconds(profile: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFr
     sums = profile.groupby("run")[list(PHASES)].sum().reindex(frame["run"])
     labels, heading = frame["label"].tolist(), ""
     if folds(frame):
-        counted = ((frame["state"] == "done") | ~frame["group"].isin(_finished(frame))).to_numpy()
+        # Of a setting that has a finished run, only finished ones count.
+        counted = (finished(frame) | ~frame["group"].isin(frame.loc[finished(frame), "group"])).to_numpy()
         sums = sums[counted].groupby(frame["group"].to_numpy()[counted], sort=False).mean()
         frame = frame.drop_duplicates("group")
         labels = frame["group"].tolist()
@@ -190,11 +191,6 @@ def folds(runs: pd.DataFrame) -> bool:
     return len(runs) > _MANY and bool(runs["group"].duplicated().any())
 
 
-def _finished(runs: pd.DataFrame) -> list[str]:
-    """The settings that have a finished run: of these, only finished runs count."""
-    return runs.loc[runs["state"] == "done", "group"].tolist()
-
-
 def _bars(axes: Axes, values: pd.DataFrame) -> None:
     """Stacked bars, the first row on top."""
     places = np.arange(len(values))
@@ -202,9 +198,7 @@ def _bars(axes: Axes, values: pd.DataFrame) -> None:
     for phase in values.columns:
         widths = values[phase].to_numpy(dtype="float64")
         colour = _COLOURS[PHASES.index(str(phase))]
-        axes.barh(
-            places, widths, 0.72, left, color=colour, edgecolor="white", linewidth=0.4, label=str(phase)
-        )
+        axes.barh(places, widths, 0.72, left, color=colour, edgecolor="white", linewidth=0.4, label=str(phase))
         left = left + widths
 
 

@@ -136,8 +136,7 @@ def formatted(frame: pd.DataFrame) -> pd.DataFrame:
             continue
         spread = frame[f"{name}_std"] if f"{name}_std" in frame else [math.nan] * len(frame)
         shown[how.heading] = [
-            cell(name, value) + _spread(name, value, std)
-            for value, std in zip(frame[name], spread, strict=True)
+            cell(name, value) + _spread(name, value, std) for value, std in zip(frame[name], spread, strict=True)
         ]
     return pd.DataFrame(shown, dtype="object", index=frame.index)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from analysis.load import natural
@@ -58,12 +59,18 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     frame["seed"] = runs.get(SEED, math.nan)
     places = [_order(row, [*chosen, "seed", "run"]) for _, row in frame.iterrows()]
     frame = frame.iloc[sorted(range(len(frame)), key=places.__getitem__)].reset_index(drop=True)
-    repeated = frame["group"].duplicated(keep=False)
-    seeded = frame["group"] + ", seed " + frame["seed"].map(value_text)
-    labels = frame["group"].where(~repeated, seeded)
-    labels = labels.where(~labels.duplicated(keep=False), labels + " (" + frame["run"] + ")")
-    frame["label"] = labels
+    frame["label"] = _unique(frame)
     return frame
+
+
+def diverged(runs: pd.DataFrame) -> pd.Series[bool]:
+    """The runs whose loss stopped being a number: these are done, and yet have come to nothing."""
+    return runs["ended_by"] == "diverged"
+
+
+def finished(runs: pd.DataFrame) -> pd.Series[bool]:
+    """The runs that went to their end: only these are averaged."""
+    return (runs["state"] == "done") & ~diverged(runs)
 
 
 def compact(runs: pd.DataFrame) -> tuple[str, list[str]]:
@@ -110,6 +117,17 @@ def _token(value: Any) -> str:
     return json.dumps(value, default=str) if not hasattr(value, "item") else json.dumps(value.item())
 
 
+def _unique(frame: pd.DataFrame) -> list[str]:
+    """A label for each run: its setting, with as much more as it takes to be the only one."""
+    groups = Counter(frame["group"])
+    labels = [
+        f"{group}, seed {value_text(seed)}" if groups[group] > 1 else str(group)
+        for group, seed in zip(frame["group"], frame["seed"], strict=True)
+    ]
+    times = Counter(labels)
+    return [f"{label} ({run})" if times[label] > 1 else label for label, run in zip(labels, frame["run"], strict=True)]
+
+
 def _label(run: pd.Series[Any], chosen: Sequence[str]) -> str:
     """The chosen settings of a run as text."""
     if not chosen:
@@ -118,9 +136,7 @@ def _label(run: pd.Series[Any], chosen: Sequence[str]) -> str:
     present = [name for name in chosen if not _missing(run[name])]
     if not present:
         return ", ".join(f"no {title(name)}" for name in chosen)
-    return ", ".join(
-        f"{title(name)}{' ' if name == 'world_size' else '='}{value_text(run[name])}" for name in present
-    )
+    return ", ".join(f"{title(name)}{' ' if name == 'world_size' else '='}{value_text(run[name])}" for name in present)
 
 
 def _order(run: pd.Series[Any], names: Sequence[str]) -> list[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.read import read
-from analysis.schema import OPTIONAL, PHASES, RECORD, REQUIRED, RecordError
+from analysis.schema import OPTIONAL, PHASES, RECORD, REQUIRED, STATES, RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,6 +45,8 @@ class Records:
         name: The name of the folder that was loaded.
         runs: One row a run: identity, state, last and best values, and the config, flattened, in columns
             such as `config.model.name`; None is a null in the config, NaN a key that this run does not have.
+            A run that broke off says so in its status file, not in its record: `state` is then what that
+            file says, and `error` its message.
         epochs: One row for each run and epoch.
         exchange: One row for each run and rank.
         profile: One row for each run and epoch: seconds by phase.
@@ -114,9 +116,7 @@ def _find(path: Path) -> Iterator[Path]:
         yield path
         return
     # A run that ended before its first record has left its config and status: it must not go unseen.
-    begun = {
-        status.parent for status in path.rglob("status.json") if (status.parent / "config.yaml").exists()
-    }
+    begun = {status.parent for status in path.rglob("status.json") if (status.parent / "config.yaml").exists()}
     folders = {file.parent for file in path.rglob(RECORD)} | begun
     if not folders:
         raise RecordError(
@@ -132,7 +132,7 @@ def _read_once(file: Path, before: Iterable[Run]) -> Run:
     """Reads a file; a copy of one that was read before is refused, for it would count a run twice."""
     if not file.exists():
         raise RecordError(
-            file, f"no record; {_status(file.parent)}", "a finished epoch or more", "read the run's logs"
+            file, f"no record; {_last_words(file.parent)}", "a finished epoch or more", "read the run's logs"
         )
     run = read(file)
     for other in before:
@@ -141,14 +141,34 @@ def _read_once(file: Path, before: Iterable[Run]) -> Run:
     return run
 
 
-def _status(folder: Path) -> str:
-    """What the status file of a run without a record says."""
+def _status(folder: Path) -> tuple[str, str]:
+    """State and error that the status file of a run names; empty where there is none."""
     try:
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "status.json cannot be read"
-    state = status.get("state") if isinstance(status, dict) else None
-    return f"status.json says: {state or 'nothing'}"
+        status = None
+    if not isinstance(status, dict):
+        return "", ""
+    return str(status.get("state") or ""), " ".join(str(status.get("error") or "").split())
+
+
+def _last_words(folder: Path) -> str:
+    """What the status file of a run without a record says."""
+    state, error = _status(folder)
+    return f"status.json says: {state or 'nothing'}" + (f" ({error})" if error else "")
+
+
+def _state(run: Run) -> tuple[str, str]:
+    """State and error of a run.
+
+    A record is written at the end of an epoch. What has ended a run since, or that it has been started again,
+    stands in the status file; a record that is done has nothing to come after it.
+    """
+    recorded = str(run.attributes["state"])
+    state, error = _status(run.file.parent)
+    if recorded == "done" or state not in STATES or state == "done":
+        return recorded, ""
+    return state, error if state in ("failed", "stopped") else ""
 
 
 def natural(value: object) -> list[tuple[int, int, str]]:
@@ -170,9 +190,7 @@ def _assemble(root: Path, found: dict[str, Run], problems: list[RecordError]) ->
 
 def _frame(found: dict[str, Run], group: str, dtypes: dict[str, str]) -> pd.DataFrame:
     """One group of all runs, with a column that says whose each row is."""
-    parts: dict[str, Columns] = {
-        name: run.groups[group] for name, run in found.items() if group in run.groups
-    }
+    parts: dict[str, Columns] = {name: run.groups[group] for name, run in found.items() if group in run.groups}
     lengths = [len(next(iter(columns.values()))) for columns in parts.values()]
     names = np.repeat(np.array(list(parts), dtype=object), lengths)
     columns = {"run": pd.Series(names, dtype="str" if len(names) else "object")}
@@ -189,8 +207,7 @@ def _runs(root: Path, found: dict[str, Run]) -> pd.DataFrame:
     keys = list(dict.fromkeys(key for config in configs for key in config))
     # Objects, so that an integer stays one and a null stays apart from a key that is not there.
     columns = {
-        f"config.{key}": pd.Series([config.get(key, np.nan) for config in configs], dtype="object")
-        for key in keys
+        f"config.{key}": pd.Series([config.get(key, np.nan) for config in configs], dtype="object") for key in keys
     }
     return pd.concat([frame, pd.DataFrame(columns)], axis=1)
 
@@ -203,12 +220,14 @@ def _row(root: Path, name: str, run: Run) -> dict[str, Any]:
     test = _last(epochs, ["test_loss", "test_accuracy"])
     batch = run.config.get("data", {}).get("batch_size") if isinstance(run.config.get("data"), dict) else None
     samples = last["step"] * batch * run.attributes["world_size"] if isinstance(batch, int) else np.nan
+    state, error = _state(run)
     return {
         "run": name,
         "run_id": run.attributes["run_id"],
         "path": run.file.parent.relative_to(root).as_posix(),
-        "state": run.attributes["state"],
+        "state": state,
         "ended_by": run.attributes["ended_by"],
+        "error": error,
         "world_size": run.attributes["world_size"],
         "epochs": int(last["epoch"]) if len(epochs) else 0,
         "steps": int(last["step"]) if len(epochs) else 0,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import formats, tables
 from analysis.draw import TITLES
-from analysis.groups import grouped
+from analysis.groups import diverged, grouped
 from analysis.provenance import tools
 
 if TYPE_CHECKING:
@@ -110,13 +110,14 @@ def context(records: Records) -> dict[str, Any]:
         "profile": table(tables.profile_table(records.profile, runs), "profile"),
         "shared": sections(tables.shared_table(runs)),
         "differing": table(tables.differing_table(runs), "config_differing"),
+        "errors": [(str(run), str(error)) for run, error in zip(runs["run"], runs["error"], strict=True) if error],
         "problems": [(str(p.path), p.got, p.allowed, p.advice) for p in records.problems],
         "tools": ", ".join(f"{name} {version}" for name, version in tools().items()),
         "sources": [
             {"run": run, "run_id": run_id, "sha256": sha, "writers": writers(versions)}
-            for run, run_id, sha, versions in records.sources[
-                ["run", "run_id", "sha256", "versions"]
-            ].itertuples(index=False)
+            for run, run_id, sha, versions in records.sources[["run", "run_id", "sha256", "versions"]].itertuples(
+                index=False
+            )
         ],
     }
 
@@ -139,16 +140,16 @@ def _states(frame: pd.DataFrame) -> pd.DataFrame:
     """How a run ended, in the same cell as its state."""
     ended = frame["ended_by"].replace({"epochs": "", "early_stopping": "stopped early"})
     state = frame["state"].where(ended == "", frame["state"] + " · " + ended)
-    return frame.assign(state=state).drop(columns="ended_by")
+    return frame.assign(state=state.where(~diverged(frame), "diverged")).drop(columns="ended_by")
 
 
 def summary(records: Records) -> str:
     """The one line below the title: how many runs, of what, how they ended, and the best."""
     runs = records.runs
     many = len(tables.group_table(runs))
-    states = runs["state"].value_counts()
+    states = runs["state"].where(~diverged(runs), "diverged").value_counts()
     ended = ", ".join(
-        f"{states[state]} {state}" for state in ("done", "running", "stopped", "failed") if state in states
+        f"{states[state]} {state}" for state in ("done", "running", "stopped", "failed", "diverged") if state in states
     )
     text = f"{len(runs)} run{'s' * (len(runs) != 1)}"
     if many > 1 or len(runs) > 1:

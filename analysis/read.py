@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -44,14 +45,15 @@ def read(file: Path) -> Run:
         RecordError: If the file is missing, damaged, foreign, or of a version that this reader does not know.
     """
     try:
-        # The hash is of the bytes that are read next. A running job may write in between; its record then
-        # says `running`, and so does the report.
+        # Read at once and opened in memory: the hash is of these very bytes, and no lock is taken, which
+        # could stop a running job, and which some cluster file systems refuse.
         content = file.read_bytes()
-        # Locking is off: a reader must never stop a running job, and cluster file systems often refuse locks.
-        with h5py.File(file, "r", locking=False) as handle:
+        with h5py.File(io.BytesIO(content), "r") as handle:
             attributes = _attributes(file, handle)
             groups = _groups(file, handle)
-    except (OSError, RuntimeError, KeyError) as error:  # all three are how h5py says "damaged"
+    except RecordError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # all are how h5py says "damaged"
         reason = " ".join(str(error).split())
         raise RecordError(
             file,
@@ -118,9 +120,7 @@ def _mapping(file: Path, name: str, text: str) -> dict[str, Any]:
 def _groups(file: Path, handle: h5py.File) -> dict[str, Columns]:
     """All groups of a file that the schema names."""
     groups = {name: _columns(file, handle, name, kinds) for name, kinds in REQUIRED.items()}
-    groups |= {
-        name: _columns(file, handle, name, kinds) for name, kinds in OPTIONAL.items() if name in handle
-    }
+    groups |= {name: _columns(file, handle, name, kinds) for name, kinds in OPTIONAL.items() if name in handle}
     epoch = groups["epochs"]["epoch"]
     if np.any(np.diff(epoch) <= 0) or np.any(epoch < 1):
         raise _broken(file, "/epochs/epoch does not increase from row to row", "each epoch once, from 1")

@@ -11,7 +11,7 @@ import jinja2
 from analysis import tables
 from analysis.curves import averaged
 from analysis.figures import folds, learning_curves, time_profile
-from analysis.groups import grouped
+from analysis.groups import diverged, grouped
 from analysis.load import load
 from analysis.page import context
 from analysis.provenance import write_provenance
@@ -100,8 +100,8 @@ def curves_caption(runs: pd.DataFrame) -> str:
             " Lines with n are means over n finished runs that differ in the seed only; bands reach from the"
             " lowest to the highest of them. Runs that have not finished are thin lines of their own."
         )
-    if (runs["state"] == "failed").any():
-        text += " A cross marks where a failed run ended."
+    if ((runs["state"] == "failed") | diverged(runs)).any():
+        text += " A cross marks where a run failed or diverged."
     return text
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis import formats
-from analysis.groups import SEED, differing, grouped, keys, ordered, settings, title, value_text
+from analysis.groups import SEED, differing, finished, grouped, keys, ordered, settings, title, value_text
 from analysis.schema import PHASES
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def group_table(runs: pd.DataFrame) -> pd.DataFrame:
     chosen = keys(runs)
     rows = []
     for group, members in frame.groupby("group", sort=False):
-        finished = members[members["state"] == "done"]
+        whole = members[finished(members)]
         row = {name: members[name].iloc[0] for name in chosen} if chosen else {"group": group}
-        row |= {"runs": len(members), "finished": len(finished)}
+        row |= {"runs": len(members), "finished": len(whole)}
         for name in _MEANS:
-            row |= {name: finished[name].mean(skipna=False), f"{name}_std": finished[name].std(skipna=False)}
+            row |= {name: whole[name].mean(skipna=False), f"{name}_std": whole[name].std(skipna=False)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -48,9 +48,7 @@ def group_table(runs: pd.DataFrame) -> pd.DataFrame:
 def exchange_table(exchange: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """One row for each run and rank, in the order of the runs' table."""
     order = {run: place for place, run in enumerate(grouped(runs)["run"])}
-    return exchange.sort_values(
-        ["run", "rank"], key=lambda part: part.map(order) if part.name == "run" else part
-    )
+    return exchange.sort_values(["run", "rank"], key=lambda part: part.map(order) if part.name == "run" else part)
 
 
 def exchange_sums(exchange: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -142,10 +140,7 @@ def _tex(shown: pd.DataFrame, numeric: dict[str, bool]) -> str:
     """A table as TeX, with the rules of the package booktabs."""
 
     def line(cells: list[str]) -> str:
-        return (
-            " & ".join("".join(_TEX.get(sign, sign) for sign in " ".join(cell.split())) for cell in cells)
-            + r" \\"
-        )
+        return " & ".join("".join(_TEX.get(sign, sign) for sign in " ".join(cell.split())) for cell in cells) + r" \\"
 
     heads = [str(name) for name in shown.columns]
     align = "".join("r" if numeric[head] else "l" for head in heads)

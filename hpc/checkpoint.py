@@ -50,9 +50,7 @@ class Checkpoints:
         tell: called on rank 0 with a sentence the user should read.
     """
 
-    def __init__(
-        self, folder: Path, comm: Communicator, run_id: str, keep: int, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, folder: Path, comm: Communicator, run_id: str, keep: int, tell: Callable[[str], None]) -> None:
         self._folder, self._comm, self._run_id, self._keep, self._tell = folder, comm, run_id, keep, tell
 
     def save(self, step: int, epoch: int, shared: Any, own: Any) -> None:
@@ -113,10 +111,6 @@ class Checkpoints:
                 f"Restore one, or remove the folder to start the run from the beginning."
             )
         return None
-
-    def exists(self) -> bool:
-        """Is there a complete checkpoint to resume from? (Not collective.)"""
-        return bool(self._committed())
 
     # --- one rank's part -------------------------------------------------------------------------------
 

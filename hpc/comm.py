@@ -130,7 +130,7 @@ class Mpi:
         return _Request(lambda: self._wait(request, what), buffer)
 
     def gather(self, value: Any, what: str) -> list[Any]:
-        """JSON text, lengths first. (mpi4py's own way pickles, and it blocks without a deadline.)"""
+        """JSON text, lengths first: mpi4py's own way pickles, and it blocks without a deadline."""
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
         lengths = np.zeros(self.size, np.int64)
         self._wait(self._comm.Iallgather(np.array([text.size], np.int64), lengths), what)
@@ -156,7 +156,7 @@ class Mpi:
             waited = time.monotonic() - start
             if waited > self._deadline_s:
                 raise RankTimeoutError(
-                    f"rank {self.rank} waited {waited:.0f} s for another rank in: {what} (compute.deadline_s: "
+                    f"waited {waited:.0f} s for another rank in: {what} (compute.deadline_s: "
                     f"{self._deadline_s:g}; raise it if steps can take that long)"
                 )
             if waited < _YIELD_S:

@@ -20,7 +20,7 @@ from hpc.errors import RunError
 from hpc.evaluate import Score, evaluate
 from hpc.exchange import Exchange
 from hpc.heartbeat import Heartbeat
-from hpc.objective import Objective
+from hpc.objective import Model, Objective
 from hpc.progress import Shown, duration
 from hpc.record import Record
 from hpc.schedule import Patience, Schedule, early_stopping
@@ -76,12 +76,13 @@ class Engine:
         config, self._steps = parts.config, parts.feed.steps_per_epoch
         self.schedule = Schedule(config.schedule, config.epochs, self._steps)
         self.patience: Patience | None = early_stopping(config.early_stopping) if config.early_stopping else None
-        self._forward = torch.compile(parts.model) if config.compute.compile else parts.model
+        self._forward: Model = torch.compile(parts.model) if config.compute.compile else parts.model
         self._clip = config.optimizer.clip_norm
         self._clock = Clock(parts.device)
         self._losses = torch.zeros(self._steps, device=parts.device)
         self._base_lrs = [group["lr"] for group in parts.optimizer.param_groups]
-        self._started = time.monotonic()
+        self._started = self._resumed_at = time.monotonic()
+        self._resumed_step = 0
         self._saved = (-1, -1)
 
     def run(self, shown: Shown) -> str:
@@ -91,7 +92,8 @@ class Engine:
             ``done`` or ``stopped``; either way a checkpoint of this very place is on the disk.
         """
         self.shown = shown
-        self._started = time.monotonic() - self.place.seconds
+        self._resumed_at, self._resumed_step = time.monotonic(), self.place.step
+        self._started = self._resumed_at - self.place.seconds
         self.parts.model.train()
         while not self.place.ended_by:
             if not self._train_epoch():
@@ -148,8 +150,10 @@ class Engine:
         self._clock.enter("evaluate")
         train_loss = self._mean_losses()
         lr = parts.optimizer.param_groups[0]["lr"]
+        parts.model.eval()
         with parts.exchange.consensus():
             valid, test = self._evaluate("valid"), self._evaluate("test")
+        parts.model.train()
         place.epoch += 1
         self.schedule.after_epoch(valid.loss)
         place.ended_by = self._ending(train_loss, valid)
@@ -194,10 +198,10 @@ class Engine:
         losses = self._losses.double().cpu()
         self.parts.comm.sum_(losses, "average the training loss")
         losses /= self.parts.comm.size
-        every = self.parts.config.record.every_steps
         first = self.place.epoch * self._steps
-        for end in range(every, self._steps + 1, every) if every else ():
-            self.record["steps"].append(step=first + end, loss=float(losses[end - every : end].mean()))
+        if every := self.parts.config.record.every_steps:
+            for end in range(every, self._steps + 1, every):
+                self.record["steps"].append(step=first + end, loss=float(losses[end - every : end].mean()))
         return float(losses.mean())
 
     def _record_exchange(self) -> None:
@@ -222,11 +226,19 @@ class Engine:
             self._beat("training")
 
     def _beat(self, doing: str) -> None:
-        elapsed = time.monotonic() - self._started
+        place, config = self.place, self.parts.config
+        now, steps = time.monotonic(), config.epochs * self._steps
+        pace = (now - self._resumed_at) / max(1, place.step - self._resumed_step)  # seconds a step
         self.parts.heartbeat.beat(
-            "running", doing, epoch=self.place.epoch, step=self.place.step,
-            steps=self.parts.config.epochs * self._steps, seconds=round(elapsed, 3),
-        )  # fmt: skip
+            "running",
+            doing,
+            epoch=place.epoch,
+            step=place.step,
+            steps=steps,
+            seconds=round(now - self._started, 3),
+            samples_per_second=round(config.data.batch_size * self.parts.comm.size / pace, 1),
+            seconds_left=round((steps - place.step) * pace, 1),
+        )
 
     def _show_epoch(self, train_loss: float, valid: Score, test: Score) -> None:
         place = self.place
@@ -269,7 +281,7 @@ class Engine:
         """Ranks that should hold one network must; one that does not would spoil all later work in silence."""
         digest = 0
         for value in parameters.values() if self.parts.comm.size > 1 else ():
-            digest = zlib.crc32(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()), digest)
+            digest = zlib.crc32(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data, digest)
         digests = self.parts.comm.gather(digest, "compare the networks of all ranks")
         if len(set(digests)) > 1:
             raise RunError(

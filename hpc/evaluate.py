@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from hpc.comm import Communicator
-from hpc.objective import Objective
+from hpc.objective import Model, Objective
 
 
 class Score(NamedTuple):
@@ -19,7 +18,7 @@ class Score(NamedTuple):
 
 
 def evaluate(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     objective: Objective,
     comm: Communicator,
@@ -28,19 +27,16 @@ def evaluate(
     """Score a network on samples that are spread over the ranks. Collective.
 
     Args:
-        model: the same network on every rank.
+        model: the same network on every rank, in evaluation mode.
         batches: this rank's share of the samples.
         objective: the task.
         comm: the ranks.
         what: which samples, for the error of a rank that waits.
     """
-    training = model.training
-    model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=objective.device)
     with torch.no_grad():
         for inputs, targets in batches:
             sums += objective.score(objective.answer(model, inputs), targets)
-    model.train(training)
     total = sums.cpu()
     comm.sum_(total, f"evaluate on {what}")
     loss, right, answers = total.tolist()

@@ -19,16 +19,14 @@ class FlatBuffer:
         device = like[0].device if like else torch.device("cpu")
         wide = any(tensor.dtype == torch.float64 for tensor in like)
         total = sum(tensor.numel() for tensor in like)
-        self.host = torch.empty(
-            total, dtype=torch.float64 if wide else torch.float32, pin_memory=device.type == "cuda"
-        )
+        self.host = torch.empty(total, dtype=torch.float64 if wide else torch.float32, pin_memory=device.type == "cuda")
         self._staging = self.host if device.type == "cpu" else torch.empty_like(self.host, device=device)
         parts = self._staging.split([tensor.numel() for tensor in like])
         self._views = [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
 
     def pack(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Copy the tensors in; the host buffer, ready to be sent."""
-        torch._foreach_copy_(self._views, list(tensors))  # noqa: SLF001 - the fused copy has no public name
+        torch._foreach_copy_(self._views, list(tensors))
         if self._staging is not self.host:
             self.host.copy_(self._staging)  # waits for the device: the host reads it next
         return self.host
@@ -37,4 +35,4 @@ class FlatBuffer:
         """Copy the buffer back out into the tensors."""
         if self._staging is not self.host:
             self._staging.copy_(self.host, non_blocking=True)
-        torch._foreach_copy_(list(tensors), self._views)  # noqa: SLF001
+        torch._foreach_copy_(list(tensors), self._views)

@@ -38,7 +38,7 @@ class Heartbeat:
         self._next = 0.0
 
     def due(self) -> bool:
-        """Has it been a while? (The only cost in a step where it has not.)"""
+        """Whether it has been a while: the only cost in a step where it has not."""
         return time.monotonic() >= self._next
 
     def beat(self, state: str, doing: str, **progress: Any) -> None:
@@ -58,9 +58,9 @@ class Heartbeat:
         )  # fmt: skip
 
 
-def failed(run_dir: Path, message: str) -> None:
+def ended(run_dir: Path, state: str, error: str) -> None:
     """Any rank may be the one that fails: add its message to whatever the status said last."""
-    status = {**read_status(run_dir), "state": "failed", "error": message, "heartbeat": time.time()}
+    status = {**read_status(run_dir), "state": state, "error": error, "heartbeat": time.time()}
     write_atomically(run_dir / STATUS, json.dumps(status, indent=1) + "\n")
 
 

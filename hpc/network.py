@@ -46,7 +46,9 @@ def _custom(config: Custom, data: DataSet) -> nn.Module:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise RunError(f"model.name: {config.name} cannot be loaded ({error}); check the module and function") from error
+        raise RunError(
+            f"model.name: {config.name} cannot be loaded ({error}); check the module and function"
+        ) from error
     given: dict[str, Any]
     match module_name.partition(".")[0]:
         case "torchvision":
@@ -58,7 +60,9 @@ def _custom(config: Custom, data: DataSet) -> nn.Module:
     try:
         model = function(**{**given, **config.options})
     except TypeError as error:
-        raise RunError(f"model.name: {config.name} refused its arguments {sorted({**given, **config.options})}: {error}") from error
+        raise RunError(
+            f"model.name: {config.name} refused its arguments {sorted({**given, **config.options})}: {error}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise RunError(f"model.name: {config.name} returned {type(model).__name__}, but a torch.nn.Module is needed")
     return model

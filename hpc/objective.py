@@ -1,11 +1,14 @@
 """What a network is trained for: the loss of a batch, and how well a batch is answered."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+
+Model = Callable[[torch.Tensor], torch.Tensor]
+"""A network, or its compiled form."""
 
 Task = Literal["classification", "regression", "sequence"]
 
@@ -25,17 +28,17 @@ class Objective:
     device: torch.device
     precision: torch.dtype
 
-    def __call__(self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def __call__(self, model: Model, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch, a scalar that gradients flow from."""
         return self.loss(self.answer(model, inputs), targets)
 
-    def answer(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    def answer(self, model: Model, inputs: torch.Tensor) -> torch.Tensor:
         """The network's answer to a batch, in float32."""
         if self.precision == torch.float32:
-            return model(inputs)  # type: ignore[no-any-return]
+            return model(inputs)
         with torch.autocast(self.device.type, dtype=self.precision):
             answer = model(inputs)
-        return answer.float()  # type: ignore[no-any-return]
+        return answer.float()
 
     def loss(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss: answers [B, K] (sequence: [B, T, K]; regression: [B, D]) against targets."""

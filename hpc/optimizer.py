@@ -25,9 +25,7 @@ def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimi
             )  # fmt: skip
         case Adam():
             kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
-            return kind(
-                trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
-            )
+            return kind(trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True)
         case Adagrad():
             fused = {"fused": True} if trained[0].device.type == "cpu" else {"foreach": True}
             return torch.optim.Adagrad(trained, lr=config.lr, eps=config.eps, weight_decay=decay, **fused)

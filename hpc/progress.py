@@ -94,8 +94,7 @@ class Lines:
         """A line with the step's loss."""
         rate, left = self._rate.read(step)
         self.tell(
-            f"epoch {epoch}/{self._epochs}  step {step}  loss {loss:.4f}  {rate:,.0f} samples/s  "
-            f"{duration(left)} left"
+            f"epoch {epoch}/{self._epochs}  step {step}  loss {loss:.4f}  {rate:,.0f} samples/s  {duration(left)} left"
         )
 
     def epoch(self, line: str, epoch: int, step: int) -> None:
@@ -105,7 +104,7 @@ class Lines:
 
     def tell(self, text: str) -> None:
         """Print a line now."""
-        print(text, file=self._out, flush=True)  # noqa: T201 - showing is this file's purpose
+        print(text, file=self._out, flush=True)
         self._next = time.monotonic() + LINE_EVERY_S
 
     def close(self) -> None:
@@ -144,7 +143,12 @@ class Bar:
         """Move the bar."""
         rate, left = self._rate.read(step)
         self._progress.update(
-            self._task, completed=step, epoch=epoch, loss=f"{loss:.4f}", rate=f"{rate:,.0f}", left=duration(left)
+            self._task,
+            completed=step,
+            epoch=epoch,
+            loss=f"{loss:.4f}",
+            rate=f"{rate:,.0f}",
+            left=duration(left),
         )
         self._progress.refresh()
         self._next = time.monotonic() + BAR_EVERY_S

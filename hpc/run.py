@@ -1,46 +1,43 @@
 """One run, put together: from a configuration to an engine that trains.
 
-    python -m hpc.run RUN_DIR     joins the ranks of a launcher and trains the run frozen in a folder
+python -m hpc.run RUN_DIR     joins the ranks of a launcher and trains the run frozen in a folder
 """
 
 import argparse
 import ctypes
-import fcntl
 import json
-import math
 import os
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from rich.console import Console
 
 from hpc import comm as communication
 from hpc import data, device, exchange, network, optimizer
 from hpc.checkpoint import Checkpoints
 from hpc.comm import Communicator
-from hpc.config.folder import CHECKPOINTS, LOGS, RECORD, freeze, frozen
+from hpc.config.folder import CHECKPOINTS, RECORD, freeze, frozen
 from hpc.config.read import run_id, to_yaml
 from hpc.config.root import Config
 from hpc.data import Feed
 from hpc.engine import Engine, Parts
-from hpc.errors import ConfigError, RankTimeoutError, RunError
-from hpc.heartbeat import Heartbeat, failed, last_seen
+from hpc.errors import ConfigError, RunError
+from hpc.failure import STOPPED, end_all
+from hpc.heartbeat import Heartbeat
+from hpc.lock import alone_in
 from hpc.objective import Objective
 from hpc.progress import Silent, show, stream
 from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.signals import StopRequest
+from hpc.summary import closing_table, summarise
 from hpc.versions import versions
 
 DONE: Final = 0
-STOPPED: Final = 75
-"""Exit code of a run that stopped early and can go on (EX_TEMPFAIL)."""
 
 OUR_LAUNCHER: Final = "STRUCTLEARN_RANKS"
 """Set for ranks that ``structlearn train --ranks N`` started: they must not outlive it."""
@@ -61,27 +58,25 @@ def run(config: Config, *, progress: str = "auto", as_json: bool = False) -> int
     out = stream(as_json)
     try:
         comm = communication.connect(config.compute.deadline_s)
-        with StopRequest() as stop, _alone_in(Path(config.run_dir), comm):
+        with StopRequest() as stop, alone_in(Path(config.run_dir), comm):
             engine, shown = _start(config, comm, stop, progress, as_json)
             try:
                 state = engine.run(shown)
             finally:
                 shown.close()
-            summary = _summary(engine, state)
+            summary = summarise(engine, state)
             comm.barrier("end the run")
         if comm.rank == 0:
             if progress != "none":
-                print(_closing(summary, config), file=out, flush=True)  # noqa: T201 - the answer
+                Console(file=out, width=None if out.isatty() else 120, highlight=False).print(closing_table(summary))
             if as_json:
                 print(json.dumps(summary), flush=True)  # noqa: T201 - the answer
         return DONE if state == "done" else STOPPED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - one rank's error must end all of them
-        return _end_all(error, config, comm)
+        return end_all(error, config, comm)
 
 
-def _start(
-    config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool
-) -> tuple[Engine, Any]:
+def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Any]:
     """Everything between a configuration and the first step."""
     if comm.rank == 0:
         freeze(config)
@@ -111,7 +106,13 @@ def _parts(config: Config, comm: Communicator, stop: StopRequest, run_dir: Path,
     dataset = data.load(config.data, config.seed)
     channels_last = config.compute.channels_last
     feed = Feed(
-        dataset, config.data, here, seed=config.seed, rank=comm.rank, world_size=comm.size, channels_last=channels_last
+        dataset,
+        config.data,
+        here,
+        seed=config.seed,
+        rank=comm.rank,
+        world_size=comm.size,
+        channels_last=channels_last,
     )
     model = network.build(config.model, dataset, config.seed).to(here)
     if channels_last:
@@ -134,7 +135,9 @@ def _parts(config: Config, comm: Communicator, stop: StopRequest, run_dir: Path,
             try:
                 record.write(run_dir / RECORD, attributes)
             except OSError as error:
-                raise RunError(f"{run_dir / RECORD} could not be written ({error}); make room and start again") from error
+                raise RunError(
+                    f"{run_dir / RECORD} could not be written ({error}); make room and start again"
+                ) from error
 
     return Parts(
         config=config,
@@ -154,108 +157,14 @@ def _parts(config: Config, comm: Communicator, stop: StopRequest, run_dir: Path,
 
 def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, *, resumed: bool) -> str:
     weights = sum(parameter.numel() for parameter in parts.model.parameters())
-    place = f"; resumed at epoch {engine.place.epoch}, step {engine.place.step}" if resumed else ""
+    place = ""
+    if resumed:
+        before = "was done" if engine.place.ended_by else "resumed"
+        place = f"; {before} at epoch {engine.place.epoch}, step {engine.place.step}"
     return (
         f"{config.run_dir}: {config.model.name} ({weights:,} parameters) on {config.data.name}, "
         f"{comm.size} rank(s) on {parts.device.type}, {config.exchange.name}, {config.optimizer.name}{place}"
     )
-
-
-def _summary(engine: Engine, state: str) -> dict[str, Any]:
-    """The JSON object of ``--json``, and the status."""
-    parts, last = engine.parts, engine.record["epochs"].last()
-    rows = engine.record["exchange"].columns
-    summary = {
-        "run_dir": parts.config.run_dir,
-        "state": state,
-        "epochs": engine.place.epoch,
-        "steps": engine.place.step,
-        "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
-        **{key: _number(last.get(key)) for key in ("test_accuracy", "test_loss", "valid_accuracy")},
-        "seconds": round(engine.place.seconds, 3),
-        "world_size": parts.comm.size,
-        "exchange": {key: sum(rows[key]) for key in ("sent", "received", "skipped", "mass")},
-    }
-    if parts.comm.rank == 0:
-        about = {key: value for key, value in summary.items() if key not in {"state", "run_dir", "world_size", "epochs"}}
-        parts.heartbeat.status(state, heartbeat=time.time(), epoch=engine.place.epoch, step=engine.place.step, **about)
-    return summary
-
-
-def _number(value: float | None) -> float | None:
-    """JSON knows no nan."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _closing(summary: dict[str, Any], config: Config) -> str:
-    if summary["state"] == "stopped":
-        return f"stopped at step {summary['steps']}; run the same command again to go on"
-    accuracy = summary["test_accuracy"]
-    result = f"test accuracy {100 * accuracy:.2f} %" if accuracy is not None else f"test loss {summary['test_loss']}"
-    return f"done: {result}, record {Path(config.run_dir) / RECORD}"
-
-
-@contextmanager
-def _alone_in(run_dir: Path, comm: Communicator) -> Iterator[None]:
-    """Hold the run folder: two runs in one would overwrite each other's checkpoints."""
-    problem = None
-    descriptor = -1
-    if comm.rank == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        problem = _lock(descriptor, run_dir)
-    problem = comm.gather(problem, "lock the run folder")[0]
-    try:
-        if problem:
-            raise RunError(problem)
-        yield
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int, run_dir: Path, patience_s: float = 10.0) -> str | None:
-    """Try for a while: a run that was just killed needs a moment to let go."""
-    until = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return f"{run_dir}: another process is training in this folder; wait for it, or choose another run_dir"
-            time.sleep(0.1)
-        except OSError:  # a file system without locks: nothing can be said
-            return None
-        else:
-            return None
-
-
-def _end_all(error: BaseException, config: Config, comm: Communicator) -> int:
-    """Say what went wrong on this rank, and end all ranks."""
-    run_dir = Path(config.run_dir)
-    code = error.exit_code if isinstance(error, RunError) else 1
-    message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, RankTimeoutError):
-        resumable = any((run_dir / CHECKPOINTS).glob("step-*/manifest.json"))
-        code = STOPPED if resumable else 1
-        message += f". Last signs of life:\n  {last_seen(run_dir)}"
-        message += "\nRun the same command again to go on from the last checkpoint." if resumable else ""
-    if not isinstance(error, RunError) and run_dir.is_dir():
-        (run_dir / LOGS).mkdir(exist_ok=True)
-        log = run_dir / LOGS / f"rank-{comm.rank:04d}.err"
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        message += f" (traceback in {log})"
-    if isinstance(error, RunError) and comm.rank > 0:
-        time.sleep(0.5)  # what all ranks find, rank 0 says; it ends this one meanwhile
-    prefix = f"rank {comm.rank}: " if comm.size > 1 else ""
-    print(f"structlearn: {prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201 - the answer
-    if not isinstance(error, ConfigError) and run_dir.is_dir():
-        try:
-            failed(run_dir, f"{prefix}{message}")
-        except OSError as trouble:  # a full disk, perhaps: the message above is what counts
-            print(f"structlearn: status.json could not be written ({trouble})", file=sys.stderr, flush=True)  # noqa: T201
-    comm.abort(code)
-    return code
 
 
 def _die_with_parent() -> None:
@@ -282,8 +191,6 @@ def main() -> int:
 
 def _moved(config: Config, run_dir: Path) -> Config:
     """The folder may lie elsewhere than when it was made."""
-    from dataclasses import replace
-
     return replace(config, run_dir=str(run_dir))
 
 

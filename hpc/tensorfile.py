@@ -98,7 +98,7 @@ def _to_numpy(name: str, tensor: torch.Tensor) -> "np.ndarray[Any, Any]":
 
 
 def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _write_hdf5(path: Path, skeleton: str, arrays: "dict[str, np.ndarray[Any, Any]]") -> dict[str, int]:

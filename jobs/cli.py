@@ -90,9 +90,7 @@ def doctor(
 def main() -> None:
     """The console script: one message for a mistake, no traceback, the documented exit codes."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(app(standalone_mode=False))  # a command's typer.Exit comes back as its code
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -26,7 +26,8 @@ class Common:
     train_size: Count | None = None
     """Train on a subset of this many samples, stratified by class, drawn from the seed; null: on all."""
     validation: Fraction = 0.1
-    """Share of the training samples held out for validation, drawn from the seed. 0: no validation."""
+    """Share of the training samples held out for validation, drawn from the seed; where the data bring a
+    validation file of their own (text, tabular), any share but 0 means that file. 0: no validation."""
     placement: Literal["auto", "device", "host"] = "auto"
     """Where the samples live: on the device as tensors, or on the host with prefetch. auto: on the device
     when they take less than a quarter of its memory."""
@@ -41,7 +42,8 @@ class Images(Common):
     augment: Augment = Augment()
     """Augmentation of training images."""
     normalize: Literal["channel", "none"] = "channel"
-    """Subtract the mean of each channel and divide by its standard deviation, both from training samples."""
+    """Subtract the mean of each channel and divide by its standard deviation, both from training samples;
+    none: the values of the file as they are (0 to 255, digits 0 to 16)."""
 
 
 @section

@@ -17,26 +17,27 @@ def explain(error: ValidationError) -> list[str]:
 
 def _line(problem: Any) -> str:
     key, owner, leaf = _resolve(problem["loc"])
-    given, kind = _short(problem["input"]), problem["type"]
-    if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
-        known = [field.name for field in fields(owner)] if owner else []
-        return f"{key}: unknown key{_suggest(leaf, known)}"
-    if kind == "union_tag_invalid":
-        return _bad_choice(key, owner, problem["input"])
-    if kind == "literal_error":
-        expected = problem["ctx"]["expected"]
-        allowed = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
-        return f"{key}: got {given}{_suggest(str(problem['input']), allowed)}"
-    if kind in {"missing", "missing_argument"}:
-        return f"{key}: missing, and it has no default{_needed_by(owner)}; give it a value"
-    if kind == "too_long" and key in {"penalties", "regularizers"}:
-        return f"{key}: got {given}, but none is available in this version; leave the list empty"
-    if kind == "dataclass_type":
-        known = [field.name for field in fields(owner)] if owner else []
-        return f"{key}: got {given}, but it is a section with the keys {', '.join(known)}"
-    if kind == "string_pattern_mismatch" and key == "model.name":
-        return f"{key}: got {given}; a model of your own is written package.module:function"
-    return f"{key}: got {given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    given = _short(problem["input"])
+    known = [field.name for field in fields(owner)] if is_dataclass(owner) else []
+    match problem["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            says = f"unknown key{_suggest(leaf, known)}"
+        case "union_tag_invalid":
+            return _bad_choice(key, owner, problem["input"])
+        case "literal_error":
+            allowed = [word.strip("' ") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
+            says = f"got {given}{_suggest(str(problem['input']), allowed)}"
+        case "missing" | "missing_argument":
+            says = f"missing, and it has no default{_needed_by(owner)}; give it a value"
+        case "too_long" if key in {"penalties", "regularizers"}:
+            says = f"got {given}, but none is available in this version; leave the list empty"
+        case "dataclass_type":
+            says = f"got {given}, but it is a section with the keys {', '.join(known)}"
+        case "string_pattern_mismatch" if key == "model.name":
+            says = f"got {given}; a model of your own is written package.module:function"
+        case _:
+            says = f"got {given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{key}: {says}"
 
 
 def _bad_choice(key: str, owner: Any, given: Any) -> str:

@@ -56,8 +56,7 @@ PUBLISHED: Final[Mapping[str, Published]] = {
         "https://github.com/zalandoresearch/fashion-mnist; they are read with or without unpacking",
     ),
     "cifar10": Published(
-        files={f"data_batch_{i}": (f"data_batch_{i}.bin",) for i in range(1, 6)}
-        | {"test_batch": ("test_batch.bin",)},
+        files={f"data_batch_{i}": (f"data_batch_{i}.bin",) for i in range(1, 6)} | {"test_batch": ("test_batch.bin",)},
         folders=("cifar-10-batches-bin",),
         advice="unpack cifar-10-binary.tar.gz (the binary version, not the Python one) from "
         "https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -138,11 +137,7 @@ def _usual_places(name: str) -> Iterator[Path]:
 
 def _look(folder: Path, files: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, Path], list[str]]:
     """The files that are in a folder, and the names of those that are not."""
-    found = {
-        key: path
-        for key, names in files.items()
-        if (path := _first(folder / name for name in names)) is not None
-    }
+    found = {key: path for key, names in files.items() if (path := _first(folder / name for name in names)) is not None}
     return found, [names[0] for key, names in files.items() if key not in found]
 
 
@@ -161,9 +156,7 @@ def _table(config: Tabular) -> dict[str, Path]:
         if root.suffix.lower() not in {".csv", ".npz"}:
             raise ConfigError(f"data.root: got {root}; a table ends in .csv or .npz: rename or convert it")
         return {"all": root}
-    _must_be_folder(
-        root, "a .csv or .npz file, or a folder with files that have train and test in their names"
-    )
+    _must_be_folder(root, "a .csv or .npz file, or a folder with files that have train and test in their names")
     return _by_words(root, (".csv", ".npz"), needed=("train", "test"), welcome=("valid",))
 
 
@@ -197,7 +190,5 @@ def _by_words(
         )
     if len(set(found.values())) < len(found):
         names = ", ".join(sorted({path.name for path in found.values()}))
-        raise ConfigError(
-            f"data.root: a file in {root} has two of the words in its name ({names}); rename it"
-        )
+        raise ConfigError(f"data.root: a file in {root} has two of the words in its name ({names}); rename it")
     return found

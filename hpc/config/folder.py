@@ -1,10 +1,10 @@
 """The run folder: the names of its files, the frozen configuration, the status.
 
-    config.yaml     the resolved configuration, frozen when the run first starts
-    status.json     state, epoch, step, heartbeat; replaced atomically
-    record.h5       what the run measured
-    checkpoints/    what the run resumes from
-    logs/           one file a rank: its last sign of life, and its traceback if it failed
+config.yaml     the resolved configuration, frozen when the run first starts
+status.json     state, epoch, step, heartbeat; replaced atomically
+record.h5       what the run measured
+checkpoints/    what the run resumes from
+logs/           one file a rank: its last sign of life, and its traceback if it failed
 """
 
 import json

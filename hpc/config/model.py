@@ -154,11 +154,7 @@ ModelConfig = Annotated[
     by_name(
         "mlp",
         _Families(
-            {
-                name: tag
-                for kind, tag in _FAMILIES.items()
-                for name in get_args(kind.__dataclass_fields__["name"].type)  # type: ignore[attr-defined]
-            }
+            {name: tag for kind, tag in _FAMILIES.items() for name in get_args(kind.__dataclass_fields__["name"].type)}
         ),
     ),
 ]

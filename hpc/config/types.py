@@ -28,7 +28,8 @@ def section(cls: type[T]) -> type[T]:
     The docstring under each field becomes its description in the JSON schema.
     """
     config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-    return dataclass(config=config, frozen=True, kw_only=True)(cls)
+    made: Any = dataclass(config=config, frozen=True, kw_only=True)(cls)
+    return made  # type: ignore[no-any-return]
 
 
 def by_name(default: str, families: Mapping[str, str] = MappingProxyType({})) -> Discriminator:

@@ -102,9 +102,7 @@ def _count(samples: int, share: float, key: str) -> int:
     """A share of samples: at least one where the share is not zero, never all."""
     count = max(1, round(samples * share)) if share else 0
     if count >= samples:
-        raise ConfigError(
-            f"{key}: {share} of {samples} samples leaves none to train on; lower it or give more samples"
-        )
+        raise ConfigError(f"{key}: {share} of {samples} samples leaves none to train on; lower it or give more samples")
     return count
 
 

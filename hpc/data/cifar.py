@@ -63,7 +63,5 @@ def _labels(path: Path | None, classes: int) -> tuple[str, ...]:
         return tuple(map(str, range(classes)))
     labels = tuple(path.read_text(encoding="ascii", errors="replace").split())
     if len(labels) != classes:
-        raise RunError(
-            f"{path}: {len(labels)} names, but there are {classes} classes; unpack the archive again"
-        )
+        raise RunError(f"{path}: {len(labels)} names, but there are {classes} classes; unpack the archive again")
     return labels

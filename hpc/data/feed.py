@@ -124,9 +124,7 @@ class Feed:
             # Stored (N, H, W, C): seen as (N, C, H, W), that is channels last.
             yield batch.permute(0, 3, 1, 2) if self._channels_last else batch, targets.index_select(0, chosen)
 
-    def _batches(
-        self, part: PartName, index: Iterable[Tensor], changes: Iterable[Tensor | None]
-    ) -> Iterator[Batch]:
+    def _batches(self, part: PartName, index: Iterable[Tensor], changes: Iterable[Tensor | None]) -> Iterator[Batch]:
         """Batches by the general way: pick, bring to the device, augment, normalise."""
         samples = self._parts[part]
         if self._resident:
@@ -135,9 +133,7 @@ class Feed:
                 yield self._finish(inputs, change), targets
             return
         # The copies stay on the stream of the steps: from pinned memory they are short, and need no events.
-        with closing(
-            prefetched(samples, index, self._config.prefetch, pin=self._device.type == "cuda")
-        ) as ahead:
+        with closing(prefetched(samples, index, self._config.prefetch, self._device)) as ahead:
             for (inputs, targets), change in zip(ahead, changes, strict=False):
                 moved = inputs.to(self._device, non_blocking=True)
                 yield self._finish(moved, change), targets.to(self._device, non_blocking=True)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
 from torch import Tensor
 
 from hpc.data.dataset import Samples
@@ -12,7 +13,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def prefetched(
-    samples: Samples, batches: Iterable[Tensor], ahead: int, *, pin: bool
+    samples: Samples, batches: Iterable[Tensor], ahead: int, device: torch.device
 ) -> Generator[Batch, None, None]:
     """The batches that indices name, made ready by a thread while the caller works on an earlier one.
 
@@ -23,12 +24,16 @@ def prefetched(
         samples: where batches come from; only ever used from that one thread.
         batches: 1-D int64 indices, one for each batch.
         ahead: how many batches may be ready or in the making beyond the one handed out.
-        pin: put batches into pinned memory, from which copies to a CUDA device need not be waited for.
+        device: where batches go next; for a CUDA device they are put into pinned memory, from which copies
+            need not be waited for.
     """
 
     def pick(index: Tensor) -> Batch:
         inputs, targets = samples[index]
-        return (inputs.pin_memory(), targets.pin_memory()) if pin else (inputs, targets)
+        if device.type != "cuda":
+            return inputs, targets
+        with torch.cuda.device(device):  # a new thread starts on device 0: keep off a device of another rank
+            return inputs.pin_memory(), targets.pin_memory()
 
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="structlearn-data") as thread:

@@ -28,9 +28,7 @@ def read(files: Mapping[str, Path]) -> Source:
 def _part(path: Path) -> Part:
     content = _content(path)
     if lacking := [key for key in ("X", "y") if key not in content]:
-        raise RunError(
-            f"{path}: holds no variable {' or '.join(lacking)}; use the published files of format 2"
-        )
+        raise RunError(f"{path}: holds no variable {' or '.join(lacking)}; use the published files of format 2")
     images, labels = content["X"], content["y"].reshape(-1)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise RunError(
@@ -41,9 +39,7 @@ def _part(path: Path) -> Part:
         raise RunError(f"{path}: {images.shape[3]} images, but {len(labels)} labels; download it again")
     if not np.isin(labels, np.arange(1, 11)).all():
         wrong = labels[~np.isin(labels, np.arange(1, 11))][0]
-        raise RunError(
-            f"{path}: label {wrong}, but labels go from 1 to 10 (10 is the digit 0); download it again"
-        )
+        raise RunError(f"{path}: label {wrong}, but labels go from 1 to 10 (10 is the digit 0); download it again")
     return Part(
         torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1))),
         torch.from_numpy(labels.astype(np.int64) % 10),

@@ -57,9 +57,7 @@ def read_table(path: Path, targets: tuple[str, ...] | None, *, numeric: bool) ->
     """
     table = (_read_npz if path.suffix.lower() == ".npz" else _read_csv)(path, targets, numeric)
     if not table.inputs.size:
-        what = (
-            "no rows" if not len(table.inputs) else f"no column besides the target {table.target_names[0]!r}"
-        )
+        what = "no rows" if not len(table.inputs) else f"no column besides the target {table.target_names[0]!r}"
         raise RunError(f"{path}: {what}; csv values are separated by commas, one row a line")
     return table
 
@@ -86,9 +84,7 @@ def _parse_csv(path: Path, reader: Any, targets: tuple[str, ...] | None, numeric
         raise RunError(f"{path}: two columns are named {repeated[0]!r}; rename one")
     wanted = targets or names[-1:]
     if unknown := [name for name in wanted if name not in names]:
-        raise ConfigError(
-            f"data.target: {path} has no column {unknown[0]!r}; its columns are {', '.join(names)}"
-        )
+        raise ConfigError(f"data.target: {path} has no column {unknown[0]!r}; its columns are {', '.join(names)}")
     ins = [i for i, name in enumerate(names) if name not in wanted]
     outs = [names.index(name) for name in wanted]
     inputs: list[Floats] = [np.empty((0, len(ins)), np.float32)]
@@ -107,9 +103,7 @@ def _parse_csv(path: Path, reader: Any, targets: tuple[str, ...] | None, numeric
 def _cells(path: Path, block: list[tuple[int, list[str]]], names: tuple[str, ...]) -> npt.NDArray[np.str_]:
     for number, row in block:
         if len(row) != len(names):
-            raise RunError(
-                f"{path}: line {number} has {len(row)} values, but the first line has {len(names)}; mend it"
-            )
+            raise RunError(f"{path}: line {number} has {len(row)} values, but the first line has {len(names)}; mend it")
     return np.char.strip(np.array([row for _, row in block], dtype=np.str_))
 
 
@@ -186,9 +180,7 @@ def _arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
             pass  # np.load would try npy, then pickle, on anything else
         with np.load(path, allow_pickle=False) as archive:
             if lacking := [name for name in wanted if name not in archive.files]:
-                message = (
-                    f"{path} has no array {lacking[0]!r}; its arrays are {', '.join(archive.files) or 'none'}"
-                )
+                message = f"{path} has no array {lacking[0]!r}; its arrays are {', '.join(archive.files) or 'none'}"
                 if lacking[0] in {"x", "y"}:
                     raise RunError(f"{message}. Save it with numpy.savez(file, x=inputs, y=targets)")
                 raise ConfigError(f"data.target: {message}")
@@ -197,8 +189,7 @@ def _arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
         raise RunError(f"{path}: not a readable npz file ({error}); save it with numpy.savez") from error
     except ValueError as error:  # numpy's answer to Python objects inside
         raise RunError(
-            f"{path}: holds Python objects, not plain arrays ({error}); "
-            f"save arrays of numbers with numpy.savez"
+            f"{path}: holds Python objects, not plain arrays ({error}); save arrays of numbers with numpy.savez"
         ) from error
 
 

@@ -45,9 +45,7 @@ def read(config: Tabular, files: Mapping[str, Path]) -> Source:
         labels = _classes(main)
         encoded = {part: _encode(table, labels, main.path) for part, table in tables.items()}
     parts = {part: Part(torch.from_numpy(table.inputs), encoded[part]) for part, table in tables.items()}
-    return Source(
-        parts["train" if "train" in parts else "all"], parts.get("valid"), parts.get("test"), labels
-    )
+    return Source(parts["train" if "train" in parts else "all"], parts.get("valid"), parts.get("test"), labels)
 
 
 def _same_columns(one: Table, other: Table) -> None:
@@ -95,16 +93,12 @@ def _distinct(table: Table) -> tuple[list[str], npt.NDArray[np.intp]]:
             f"or set data.task: regression"
         )
     if column.dtype.kind not in "biufU":
-        raise RunError(
-            f"{table.path}: {name} is of type {column.dtype}; classes are numbers or text: convert it"
-        )
+        raise RunError(f"{table.path}: {name} is of type {column.dtype}; classes are numbers or text: convert it")
     values, places = np.unique(column, return_inverse=True)
     texts = [_text(str(value)) for value in values]
     if "" in texts:
         row = 1 + int(np.argmax(places == texts.index("")))
-        raise RunError(
-            f"{table.path}: the target {name!r} is missing in row {row}; fill it in or remove the row"
-        )
+        raise RunError(f"{table.path}: the target {name!r} is missing in row {row}; fill it in or remove the row")
     return texts, places
 
 

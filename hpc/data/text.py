@@ -34,9 +34,7 @@ def read(files: Mapping[str, Path], length: int) -> Source:
     """
     codes = {part: _codes(path) for part, path in files.items()}
     vocabulary = np.unique(codes["train"])
-    parts = {
-        part: _windows(files[part], _ids(codes[part], vocabulary, files, part), length) for part in files
-    }
+    parts = {part: _windows(files[part], _ids(codes[part], vocabulary, files, part), length) for part in files}
     return Source(parts["train"], parts["valid"], parts["test"], tuple(map(chr, vocabulary)))
 
 
@@ -45,9 +43,7 @@ def _codes(path: Path) -> Codes:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RunError(
-            f"{path}: not UTF-8 text at byte {error.start} ({error.reason}); convert it"
-        ) from error
+        raise RunError(f"{path}: not UTF-8 text at byte {error.start} ({error.reason}); convert it") from error
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 

@@ -75,8 +75,9 @@ class Exchange(ABC):
 
     @contextmanager
     def consensus(self) -> Iterator[None]:
-        """Inside, the model holds the network the ranks stand for together: the mean of their weights and
-        float buffers. After, each has its own back, bit for bit. Collective.
+        """Inside, the model is the one the ranks stand for together. Collective.
+
+        That is the mean of their weights and float buffers. After, each rank has its own back, bit for bit.
         """
         if self.comm.size == 1:
             yield
@@ -88,7 +89,7 @@ class Exchange(ABC):
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(values, own)  # noqa: SLF001 - no public name
+                torch._foreach_copy_(values, own)
 
     def _agree(self, values: list[torch.Tensor]) -> None:
         """Replace values by what the ranks stand for together."""

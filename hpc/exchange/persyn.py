@@ -45,7 +45,7 @@ class PerSyn(Exchange):
         if self._momentum == "mix":
             values += running
         elif running:
-            torch._foreach_zero_(running)  # noqa: SLF001 - no public name
+            torch._foreach_zero_(running)
         if self._buffer is None:  # made late: the optimiser has no state before its first step
             self._buffer = FlatBuffer(values)
         self._average(self._buffer, values, "average weights")

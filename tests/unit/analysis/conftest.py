@@ -137,7 +137,5 @@ def sweep(tmp_path: Path) -> Path:
     for name, world, quality in settings:
         for seed in range(3):
             config = config_of(seed=seed, exchange__name=name, exchange__rho=None if name == "sync" else 0.1)
-            write_run(
-                folder / f"{name}-w{world}-s{seed}", epochs=10, quality=quality, world=world, config=config
-            )
+            write_run(folder / f"{name}-w{world}-s{seed}", epochs=10, quality=quality, world=world, config=config)
     return folder

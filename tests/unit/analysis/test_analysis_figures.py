@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -12,21 +14,33 @@ from analysis.figures import learning_curves, time_profile
 from analysis.groups import grouped
 from analysis.style import image
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
-def _panel(figure, title):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from analysis import Records
+
+    Make = Callable[..., Any]
+
+
+def _panel(figure: Figure, title: str) -> Axes:
     return next(axes for axes in figure.axes if axes.get_title(loc="left") == title)
 
 
-def _line(axes, label):
+def _line(axes: Axes, label: str) -> Line2D:
     return next(line for line in axes.lines if line.get_label() == label)
 
 
-def _curves(source):
+def _curves(source: Path) -> tuple[Records, Figure]:
     records = load(source)
     return records, learning_curves(records.epochs, records.runs)
 
 
-def test_one_run_shows_its_data_sets_together(tmp_path, write_run):
+def test_one_run_shows_its_data_sets_together(tmp_path: Path, write_run: Make) -> None:
     write_run(tmp_path / "a", epochs=10)
     records, figure = _curves(tmp_path)
     loss, accuracy = _panel(figure, "loss"), _panel(figure, "accuracy (%)")
@@ -36,7 +50,7 @@ def test_one_run_shows_its_data_sets_together(tmp_path, write_run):
     assert len({str(line.get_linestyle()) + line.get_marker() for line in loss.lines}) == 3
 
 
-def test_a_single_epoch_is_a_point_that_can_be_seen(tmp_path, write_run):
+def test_a_single_epoch_is_a_point_that_can_be_seen(tmp_path: Path, write_run: Make) -> None:
     write_run(tmp_path / "a", epochs=1)
     _, figure = _curves(tmp_path)
     axes = _panel(figure, "loss")
@@ -44,7 +58,7 @@ def test_a_single_epoch_is_a_point_that_can_be_seen(tmp_path, write_run):
     assert axes.get_xticks().tolist() == [1]
 
 
-def test_seeds_are_a_mean_line_and_a_band_from_lowest_to_highest(sweep):
+def test_seeds_are_a_mean_line_and_a_band_from_lowest_to_highest(sweep: Path) -> None:
     records, figure = _curves(sweep)
     axes = _panel(figure, "test accuracy (%)")
     label = "exchange.name=sync, world 2"
@@ -57,7 +71,7 @@ def test_seeds_are_a_mean_line_and_a_band_from_lowest_to_highest(sweep):
     assert any(np.isclose(band.min(), by_epoch["min"].min()) for band in bands)
 
 
-def test_each_setting_is_told_apart_without_colour(sweep):
+def test_each_setting_is_told_apart_without_colour(sweep: Path) -> None:
     _, figure = _curves(sweep)
     lines = _panel(figure, "training loss").lines
     assert len({(str(line.get_linestyle()), line.get_marker()) for line in lines}) == len(lines) == 4
@@ -67,8 +81,11 @@ def test_each_setting_is_told_apart_without_colour(sweep):
 
 
 def test_a_failed_run_is_a_thin_line_with_a_cross_and_not_in_the_mean(
-    tmp_path, write_run, config_of, columns_of
-):
+    tmp_path: Path,
+    write_run: Make,
+    config_of: Make,
+    columns_of: Make,
+) -> None:
     for seed in range(3):
         columns = columns_of(8, seed, 0.3, 2)
         state = "failed" if seed == 2 else "done"
@@ -85,7 +102,7 @@ def test_a_failed_run_is_a_thin_line_with_a_cross_and_not_in_the_mean(
     assert (cross.get_marker(), cross.get_xdata().tolist()) == ("x", [5])
 
 
-def test_a_mean_goes_as_far_as_all_its_runs(tmp_path, write_run, config_of):
+def test_a_mean_goes_as_far_as_all_its_runs(tmp_path: Path, write_run: Make, config_of: Make) -> None:
     for seed, epochs in enumerate((4, 7)):
         write_run(tmp_path / f"s{seed}", epochs=epochs, config=config_of(seed=seed))
     _, figure = _curves(tmp_path)
@@ -93,8 +110,11 @@ def test_a_mean_goes_as_far_as_all_its_runs(tmp_path, write_run, config_of):
 
 
 def test_a_regression_has_no_panel_of_accuracy_and_pruning_one_of_parameters(
-    tmp_path, write_run, columns_of, config_of
-):
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+    config_of: Make,
+) -> None:
     for seed, name in enumerate(("none", "scalp")):
         columns = columns_of(6, seed, 0.3, 1)
         columns["epochs"]["valid_accuracy"][:] = columns["epochs"]["test_accuracy"][:] = np.nan
@@ -107,7 +127,11 @@ def test_a_regression_has_no_panel_of_accuracy_and_pruning_one_of_parameters(
     assert _panel(figure, "parameters").lines[1].get_ydata()[-1] == 100
 
 
-def test_losses_over_many_decades_are_on_a_logarithmic_scale(tmp_path, write_run, columns_of):
+def test_losses_over_many_decades_are_on_a_logarithmic_scale(
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+) -> None:
     columns = columns_of(4, 0, 0.3, 1)
     columns["epochs"]["train_loss"] = np.array([1e6, 10, 1, 0.1])
     write_run(tmp_path / "a", columns=columns, world=1)
@@ -115,7 +139,7 @@ def test_losses_over_many_decades_are_on_a_logarithmic_scale(tmp_path, write_run
 
 
 @pytest.fixture
-def many(tmp_path, write_run, config_of):
+def many(tmp_path: Path, write_run: Make, config_of: Make) -> Path:
     for number in range(24):
         config = config_of(
             exchange__name=["sync", "gossip", "persyn"][number % 3], optimizer__lr=0.01 * (1 + number // 3)
@@ -124,7 +148,7 @@ def many(tmp_path, write_run, config_of):
     return tmp_path
 
 
-def test_many_settings_are_coloured_by_one_key(many):
+def test_many_settings_are_coloured_by_one_key(many: Path) -> None:
     records, figure = _curves(many)
     appearance = looks(grouped(records.runs))
     assert len(appearance.of) > FEW
@@ -135,7 +159,7 @@ def test_many_settings_are_coloured_by_one_key(many):
     assert len({line.get_color() for line in lines}) == 3
 
 
-def test_many_values_of_one_number_are_a_scale_of_colours(tmp_path, write_run, config_of):
+def test_many_values_of_one_number_are_a_scale_of_colours(tmp_path: Path, write_run: Make, config_of: Make) -> None:
     for number in range(10):
         write_run(tmp_path / f"r{number}", epochs=2, config=config_of(optimizer__lr=10.0**-number))
     records, figure = _curves(tmp_path)
@@ -144,7 +168,7 @@ def test_many_values_of_one_number_are_a_scale_of_colours(tmp_path, write_run, c
     assert any(axes.get_ylabel() == "optimizer.lr" for axes in figure.axes)
 
 
-def test_many_names_keep_the_first_and_grey_the_rest(tmp_path, write_run, config_of):
+def test_many_names_keep_the_first_and_grey_the_rest(tmp_path: Path, write_run: Make, config_of: Make) -> None:
     for number in range(12):
         write_run(tmp_path / f"r{number}", epochs=2, config=config_of(model__name=f"net{number}"))
     appearance = looks(grouped(load(tmp_path).runs))
@@ -152,7 +176,7 @@ def test_many_names_keep_the_first_and_grey_the_rest(tmp_path, write_run, config
     assert len(set(appearance.of.values())) == FEW
 
 
-def test_the_profile_is_a_bar_a_run_of_seconds_and_shares(sweep):
+def test_the_profile_is_a_bar_a_run_of_seconds_and_shares(sweep: Path) -> None:
     records = load(sweep)
     figure = time_profile(records.profile, records.runs)
     left, right = figure.axes
@@ -165,7 +189,7 @@ def test_the_profile_is_a_bar_a_run_of_seconds_and_shares(sweep):
     assert [tick.get_text() for tick in left.get_yticklabels()][:2] == ["easgd, 2, 0", "easgd, 2, 1"]
 
 
-def test_the_profile_of_many_runs_is_a_bar_a_setting(tmp_path, write_run, config_of):
+def test_the_profile_of_many_runs_is_a_bar_a_setting(tmp_path: Path, write_run: Make, config_of: Make) -> None:
     for number in range(30):
         config = config_of(seed=number % 10, exchange__name=["sync", "gossip", "persyn"][number // 10])
         write_run(tmp_path / f"r{number}", epochs=2, config=config, state="done" if number % 10 else "failed")
@@ -177,7 +201,11 @@ def test_the_profile_of_many_runs_is_a_bar_a_setting(tmp_path, write_run, config
     assert left.containers[2][0].get_width() == pytest.approx(1.0)
 
 
-def test_long_times_are_in_larger_units(tmp_path, write_run, columns_of):
+def test_long_times_are_in_larger_units(
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+) -> None:
     columns = columns_of(2, 0, 0.3, 1)
     columns["profile"]["backward"][:] = 7200.0
     write_run(tmp_path / "a", columns=columns, world=1)
@@ -187,7 +215,7 @@ def test_long_times_are_in_larger_units(tmp_path, write_run, columns_of):
     assert left.containers[2][0].get_width() == pytest.approx(4.0)
 
 
-def test_no_epoch_at_all_is_said_in_words(tmp_path, write_run):
+def test_no_epoch_at_all_is_said_in_words(tmp_path: Path, write_run: Make) -> None:
     write_run(tmp_path / "a", epochs=0)
     records = load(tmp_path)
     for figure in (
@@ -198,7 +226,7 @@ def test_no_epoch_at_all_is_said_in_words(tmp_path, write_run):
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])
-def test_figures_are_the_same_bytes_twice_and_leave_the_settings_alone(sweep, kind):
+def test_figures_are_the_same_bytes_twice_and_leave_the_settings_alone(sweep: Path, kind: str) -> None:
     before = dict(mpl.rcParams)
     first, second = (image(_curves(sweep)[1], kind) for _ in range(2))
     assert first == second
@@ -206,7 +234,7 @@ def test_figures_are_the_same_bytes_twice_and_leave_the_settings_alone(sweep, ki
     assert dict(mpl.rcParams) == before
 
 
-def test_a_dollar_in_a_name_is_no_formula(tmp_path, write_run, config_of):
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path, write_run: Make, config_of: Make) -> None:
     for name in ("$a^$", "b"):
         write_run(tmp_path / name.strip("$^"), config=config_of(model__name=name))
     records, figure = _curves(tmp_path)

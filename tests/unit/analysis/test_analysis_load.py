@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -15,8 +15,14 @@ from analysis import RecordError, load
 from analysis.load import flatten, natural
 from analysis.schema import OPTIONAL, REQUIRED
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
-def test_one_run_can_be_given_as_folder_file_or_parent(tmp_path, write_run):
+    Make = Callable[..., Any]
+
+
+def test_one_run_can_be_given_as_folder_file_or_parent(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "sweep" / "a")
     assert load(file).runs["run"].tolist() == ["a"]
     assert load(file.parent).runs["run"].tolist() == ["a"]
@@ -24,7 +30,11 @@ def test_one_run_can_be_given_as_folder_file_or_parent(tmp_path, write_run):
     assert load(tmp_path).runs["path"].tolist() == ["sweep/a"]
 
 
-def test_a_run_is_one_row_with_its_last_and_best_values(tmp_path, write_run, columns_of):
+def test_a_run_is_one_row_with_its_last_and_best_values(
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+) -> None:
     columns = columns_of(5, 0, 0.4, 2)
     columns["epochs"]["valid_accuracy"] = np.array([0.5, 0.9, 0.7, 0.8, 0.6])
     columns["epochs"]["test_accuracy"] = np.array([0.4, np.nan, 0.8, np.nan, np.nan])
@@ -38,7 +48,11 @@ def test_a_run_is_one_row_with_its_last_and_best_values(tmp_path, write_run, col
     assert run["samples_per_second"] == pytest.approx(200 * 32 * 2 / (5 * 1.25))
 
 
-def test_the_best_epoch_of_a_regression_is_that_of_the_lowest_loss(tmp_path, write_run, columns_of):
+def test_the_best_epoch_of_a_regression_is_that_of_the_lowest_loss(
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+) -> None:
     columns = columns_of(4, 0, 0.4, 1)
     columns["epochs"]["valid_accuracy"][:] = np.nan
     columns["epochs"]["valid_loss"] = np.array([3.0, np.nan, 1.0, np.inf])
@@ -46,7 +60,7 @@ def test_the_best_epoch_of_a_regression_is_that_of_the_lowest_loss(tmp_path, wri
     assert load(tmp_path / "a").runs["best_epoch"].tolist() == [3]
 
 
-def test_config_is_flattened_and_keeps_null_apart_from_absent(tmp_path, write_run, config_of):
+def test_config_is_flattened_and_keeps_null_apart_from_absent(tmp_path: Path, write_run: Make, config_of: Make) -> None:
     write_run(tmp_path / "a", config=config_of())
     write_run(tmp_path / "b", config=config_of(optimizer={"name": "adam", "lr": 1}))
     runs = load(tmp_path).runs.set_index("run")
@@ -57,7 +71,7 @@ def test_config_is_flattened_and_keeps_null_apart_from_absent(tmp_path, write_ru
     assert isinstance(runs.loc["b", "config.optimizer.lr"], int)
 
 
-def test_lists_of_mappings_are_flattened_by_place():
+def test_lists_of_mappings_are_flattened_by_place() -> None:
     config = {"penalties": [{"name": "l1", "strength": 0.1}, {"name": "l2"}], "rest": []}
     assert flatten(config) == {
         "penalties.0.name": "l1",
@@ -67,7 +81,7 @@ def test_lists_of_mappings_are_flattened_by_place():
     }
 
 
-def test_frames_are_tidy_typed_and_in_natural_order(tmp_path, write_run):
+def test_frames_are_tidy_typed_and_in_natural_order(tmp_path: Path, write_run: Make) -> None:
     for number in (10, 2, 1):
         write_run(tmp_path / f"run{number}", epochs=number)
     records = load(tmp_path)
@@ -81,7 +95,7 @@ def test_frames_are_tidy_typed_and_in_natural_order(tmp_path, write_run):
     assert natural("run10") > natural("run2")
 
 
-def test_optional_groups_are_read_where_they_are(tmp_path, write_run):
+def test_optional_groups_are_read_where_they_are(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a", epochs=2)
     write_run(tmp_path / "b", epochs=2)
     with h5py.File(file, "a") as handle:
@@ -100,7 +114,7 @@ def test_optional_groups_are_read_where_they_are(tmp_path, write_run):
     assert records.rates["rate"].tolist() == [0.1, 0.2, 0.3]
 
 
-def test_groups_and_columns_of_a_later_writer_are_left_alone(tmp_path, write_run):
+def test_groups_and_columns_of_a_later_writer_are_left_alone(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a")
     with h5py.File(file, "a") as handle:
         handle["novelty/x"] = np.arange(3)
@@ -108,55 +122,49 @@ def test_groups_and_columns_of_a_later_writer_are_left_alone(tmp_path, write_run
     assert "novelty" not in load(file).epochs
 
 
-def test_a_run_without_an_epoch_is_a_row(tmp_path, write_run):
+def test_a_run_without_an_epoch_is_a_row(tmp_path: Path, write_run: Make) -> None:
     write_run(tmp_path / "a", epochs=0, state="running", ended_by="")
     run = load(tmp_path / "a").runs.iloc[0]
     assert (run["epochs"], run["steps"]) == (0, 0)
     assert run[["parameters", "test_loss", "best_epoch", "seconds", "samples_per_second"]].isna().all()
 
 
-def _spoil(name):
-    def attribute(key, value):
-        return lambda handle: handle.attrs.__setitem__(key, value)
+def _set(key: str, value: Any) -> Callable[[h5py.File], Any]:
+    return lambda handle: handle.attrs.__setitem__(key, value)
 
-    def column(key, value):
-        def change(handle):
-            del handle[key]
-            if value is not None:
-                handle[key] = value
 
-        return change
+def _put(key: str, value: Any) -> Callable[[h5py.File], Any]:
+    def change(handle: h5py.File) -> None:
+        del handle[key]
+        if value is not None:
+            handle[key] = value
 
-    return {
-        "version": (attribute("schema_version", 9), "schema_version 9; allowed: 1"),
-        "foreign": (
-            lambda handle: handle.attrs.pop("schema_version"),
-            "without the attribute schema_version",
-        ),
-        "attribute": (lambda handle: handle.attrs.pop("world_size"), "attribute world_size: nothing"),
-        "attribute type": (attribute("run_id", 3), "attribute run_id: int 3; allowed: a value of type str"),
-        "state": (attribute("state", "asleep"), "'asleep'; allowed: running, done, stopped, failed"),
-        "config": (attribute("config", "a: [1"), "attribute config does not parse"),
-        "config type": (attribute("config", "[1]"), "attribute config holds list; allowed: a mapping"),
-        "versions": (attribute("versions", "{"), "attribute versions does not parse"),
-        "column": (column("epochs/lr", None), "no dataset /epochs/lr"),
-        "group": (column("exchange", None), "no group /exchange"),
-        "type": (column("epochs/step", np.ones(3)), "/epochs/step of shape (3,) and type float64"),
-        "shape": (column("epochs/lr", np.ones((3, 1))), "/epochs/lr of shape (3, 1)"),
-        "length": (column("epochs/lr", np.ones(2)), "unequal length"),
-        "order": (column("epochs/epoch", np.array([1, 2, 2])), "does not increase"),
-    }[name]
+    return change
 
 
 @pytest.mark.parametrize(
-    "name",
-    "version,foreign,attribute,attribute type,state,config,config type,versions,column,group,type,shape,length,order".split(
-        ","
-    ),
+    ("change", "expected"),
+    [
+        (_set("schema_version", 9), "schema_version 9; allowed: 1"),
+        (lambda handle: handle.attrs.pop("schema_version"), "without the attribute schema_version"),
+        (lambda handle: handle.attrs.pop("world_size"), "attribute world_size: nothing"),
+        (_set("run_id", 3), "attribute run_id: int 3; allowed: a value of type str"),
+        (_set("state", "asleep"), "'asleep'; allowed: running, done, stopped, failed"),
+        (_set("config", "a: [1"), "attribute config does not parse"),
+        (_set("config", "[1]"), "attribute config holds list; allowed: a mapping"),
+        (_set("versions", "{"), "attribute versions does not parse"),
+        (_put("epochs/lr", None), "no dataset /epochs/lr"),
+        (_put("exchange", None), "no group /exchange"),
+        (_put("epochs/step", np.ones(3)), "/epochs/step of shape (3,) and type float64"),
+        (_put("epochs/lr", np.ones((3, 1))), "/epochs/lr of shape (3, 1)"),
+        (_put("epochs/lr", np.ones(2)), "unequal length"),
+        (_put("epochs/epoch", np.array([1, 2, 2])), "does not increase"),
+    ],
 )
-def test_a_bad_record_is_named_with_what_is_wrong_and_what_to_do(tmp_path, write_run, name):
+def test_a_bad_record_is_named_with_what_is_wrong_and_what_to_do(
+    tmp_path: Path, write_run: Make, change: Callable[[h5py.File], Any], expected: str
+) -> None:
     file = write_run(tmp_path / "a")
-    change, expected = _spoil(name)
     with h5py.File(file, "a") as handle:
         change(handle)
     with pytest.raises(RecordError) as caught:
@@ -169,7 +177,11 @@ def test_a_bad_record_is_named_with_what_is_wrong_and_what_to_do(tmp_path, write
     assert caught.value.path == file
 
 
-def test_more_profile_rows_than_epochs_are_refused_and_fewer_are_not(tmp_path, write_run, columns_of):
+def test_more_profile_rows_than_epochs_are_refused_and_fewer_are_not(
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+) -> None:
     long, short = columns_of(3, 0, 0.4, 1), columns_of(3, 0, 0.4, 1)
     long["profile"] = columns_of(4, 0, 0.4, 1)["profile"]
     short["profile"] = columns_of(2, 0, 0.4, 1)["profile"]
@@ -180,7 +192,7 @@ def test_more_profile_rows_than_epochs_are_refused_and_fewer_are_not(tmp_path, w
         load(tmp_path / "long")
 
 
-def test_widths_that_fit_no_layer_are_refused(tmp_path, write_run):
+def test_widths_that_fit_no_layer_are_refused(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a")
     with h5py.File(file, "a") as handle:
         handle["structure/widths"], handle["structure/layers"] = np.ones((3, 2), int), ["one"]
@@ -188,7 +200,7 @@ def test_widths_that_fit_no_layer_are_refused(tmp_path, write_run):
         load(file)
 
 
-def test_a_posterior_without_its_steps_is_refused(tmp_path, write_run):
+def test_a_posterior_without_its_steps_is_refused(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a")
     with h5py.File(file, "a") as handle:
         handle["alrao/posterior"], handle["alrao/step"] = np.ones((3, 2)), np.arange(2)
@@ -196,7 +208,7 @@ def test_a_posterior_without_its_steps_is_refused(tmp_path, write_run):
         load(file)
 
 
-def test_a_cut_off_or_foreign_file_is_an_error_of_ours(tmp_path, write_run):
+def test_a_cut_off_or_foreign_file_is_an_error_of_ours(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a")
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(RecordError, match="not readable as HDF5"):
@@ -206,22 +218,16 @@ def test_a_cut_off_or_foreign_file_is_an_error_of_ours(tmp_path, write_run):
         load(file)
 
 
-def test_flipped_bytes_never_raise_anything_else(tmp_path, write_run):
+def test_a_file_cut_anywhere_is_an_error_of_ours(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a")
     good = file.read_bytes()
-    draw = random.Random(0)
-    for _ in range(150):
-        bad = bytearray(good)
-        for _ in range(20):
-            bad[draw.randrange(len(bad))] = draw.randrange(256)
-        file.write_bytes(bad)
-        try:
+    for length in range(0, len(good), 97):
+        file.write_bytes(good[:length])
+        with pytest.raises(RecordError):
             load(file)
-        except RecordError:
-            continue
 
 
-def test_one_bad_run_does_not_hide_the_others_unless_asked(tmp_path, write_run):
+def test_one_bad_run_does_not_hide_the_others_unless_asked(tmp_path: Path, write_run: Make) -> None:
     write_run(tmp_path / "good")
     bad = write_run(tmp_path / "bad")
     bad.write_bytes(b"")
@@ -236,7 +242,7 @@ def test_one_bad_run_does_not_hide_the_others_unless_asked(tmp_path, write_run):
         load(tmp_path)
 
 
-def test_a_copy_of_a_record_is_not_counted_twice(tmp_path, write_run):
+def test_a_copy_of_a_record_is_not_counted_twice(tmp_path: Path, write_run: Make) -> None:
     write_run(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     records = load(tmp_path)
@@ -244,7 +250,7 @@ def test_a_copy_of_a_record_is_not_counted_twice(tmp_path, write_run):
     assert "a copy of" in str(records.problems[0])
 
 
-def test_a_run_that_left_no_record_is_a_problem_that_says_its_state(tmp_path, write_run):
+def test_a_run_that_left_no_record_is_a_problem_that_says_its_state(tmp_path: Path, write_run: Make) -> None:
     write_run(tmp_path / "a")
     write_run(tmp_path / "b").unlink()
     (tmp_path / "b" / "status.json").write_text(json.dumps({"state": "failed"}))
@@ -254,15 +260,13 @@ def test_a_run_that_left_no_record_is_a_problem_that_says_its_state(tmp_path, wr
         load(tmp_path / "b")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("", "without any record"), ("nowhere", "no such file or folder")]
-)
-def test_nothing_to_read_is_said_clearly(tmp_path, name, expected):
+@pytest.mark.parametrize(("name", "expected"), [("", "without any record"), ("nowhere", "no such file or folder")])
+def test_nothing_to_read_is_said_clearly(tmp_path: Path, name: str, expected: str) -> None:
     with pytest.raises(RecordError, match=expected):
         load(tmp_path / name)
 
 
-def test_sources_name_file_hash_and_versions(tmp_path, write_run):
+def test_sources_name_file_hash_and_versions(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a")
     source = load(tmp_path).sources.iloc[0]
     assert source["file"] == "a/record.h5"
@@ -271,7 +275,7 @@ def test_sources_name_file_hash_and_versions(tmp_path, write_run):
     assert json.loads(source["versions"])["torch"] == "2.4.0"
 
 
-def test_a_record_that_is_being_written_can_be_read(tmp_path, write_run):
+def test_a_record_that_is_being_written_can_be_read(tmp_path: Path, write_run: Make) -> None:
     file = write_run(tmp_path / "a")
     with h5py.File(file, "a"):
         assert isinstance(load(file).epochs, pd.DataFrame)

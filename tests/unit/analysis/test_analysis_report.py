@@ -7,12 +7,19 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import analysis
 from analysis.__main__ import main
 from analysis.report import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Make = Callable[..., Any]
+
 
 ROOT = Path(analysis.__file__).parents[1]
 
@@ -28,15 +35,15 @@ class Page(HTMLParser):
         self.feed(file.read_text(encoding="utf-8"))
         self.text = " ".join(self.text.split())
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href")]
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         self.text += data
 
 
-def test_the_page_needs_nothing_else_and_what_it_links_is_there(sweep, tmp_path):
+def test_the_page_needs_nothing_else_and_what_it_links_is_there(sweep: Path, tmp_path: Path) -> None:
     file = report(sweep, tmp_path / "out")
     assert file == tmp_path / "out" / "index.html"
     page = Page(file)
@@ -53,7 +60,7 @@ def test_the_page_needs_nothing_else_and_what_it_links_is_there(sweep, tmp_path)
             assert (file.parent / f"{name}.{kind}").stat().st_size > 1000
 
 
-def test_the_page_says_what_the_runs_are_and_what_they_reached(sweep, tmp_path):
+def test_the_page_says_what_the_runs_are_and_what_they_reached(sweep: Path, tmp_path: Path) -> None:
     text = Page(report(sweep, tmp_path / "out")).text
     assert "12 runs of 4 settings (mlp on digits): 12 done." in text
     assert "Highest test accuracy: 99.34 ± 0.03 % (exchange.name=sync, world 2)." in text
@@ -62,7 +69,7 @@ def test_the_page_says_what_the_runs_are_and_what_they_reached(sweep, tmp_path):
     assert "Problems" not in text
 
 
-def test_problems_and_failed_runs_are_seen(sweep, tmp_path, write_run, config_of):
+def test_problems_and_failed_runs_are_seen(sweep: Path, tmp_path: Path, write_run: Make, config_of: Make) -> None:
     (sweep / "sync-w2-s1" / "record.h5").write_bytes(b"cut")
     write_run(sweep / "bad", config=config_of(seed=9), state="failed", ended_by="diverged")
     file = report(sweep, tmp_path / "out")
@@ -73,7 +80,7 @@ def test_problems_and_failed_runs_are_seen(sweep, tmp_path, write_run, config_of
     assert len(json.loads((file.parent / "provenance.json").read_text(encoding="utf-8"))["problems"]) == 1
 
 
-def test_the_same_records_give_the_same_bytes(sweep, tmp_path):
+def test_the_same_records_give_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
     report(sweep, tmp_path / "one")
     report(sweep, tmp_path / "two")
     one = sorted(path.name for path in (tmp_path / "one").iterdir())
@@ -82,7 +89,7 @@ def test_the_same_records_give_the_same_bytes(sweep, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_what_others_wrote_is_text_and_never_markup(tmp_path, write_run, config_of):
+def test_what_others_wrote_is_text_and_never_markup(tmp_path: Path, write_run: Make, config_of: Make) -> None:
     evil = "<script>alert(1)</script>"
     config = config_of(model__name=evil, note='"><img src=x>')
     write_run(tmp_path / "in" / "<b>run", config=config, run_id=evil, ended_by=evil)
@@ -96,21 +103,29 @@ def test_what_others_wrote_is_text_and_never_markup(tmp_path, write_run, config_
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 10])
-def test_a_single_run_of_any_length_has_a_page(tmp_path, write_run, epochs):
+def test_a_single_run_of_any_length_has_a_page(tmp_path: Path, write_run: Make, epochs: int) -> None:
     write_run(tmp_path / "a", epochs=epochs, state="done" if epochs else "running")
     page = Page(report(tmp_path / "a", tmp_path / "out"))
     assert page.text.startswith("a · results")
     assert ("No run has finished an epoch" in page.text) == (epochs == 0)
 
 
-def test_runs_without_exchange_are_told_so(tmp_path, write_run, columns_of):
+def test_runs_without_exchange_are_told_so(
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+) -> None:
     columns = columns_of(2, 0, 0.4, 1)
     columns["exchange"]["sent"][:] = 0
     write_run(tmp_path / "a", columns=columns, world=1)
     assert "No run has sent anything to another rank." in Page(report(tmp_path / "a", tmp_path / "out")).text
 
 
-def test_values_that_are_no_numbers_do_not_stop_a_page(tmp_path, write_run, columns_of):
+def test_values_that_are_no_numbers_do_not_stop_a_page(
+    tmp_path: Path,
+    write_run: Make,
+    columns_of: Make,
+) -> None:
     columns = columns_of(4, 0, 0.4, 1)
     for name, column in columns["epochs"].items():
         if column.dtype.kind == "f" and name != "seconds":
@@ -122,7 +137,9 @@ def test_values_that_are_no_numbers_do_not_stop_a_page(tmp_path, write_run, colu
     assert report(tmp_path / "in" / "a", tmp_path / "alone").exists()
 
 
-def test_the_command_prints_the_page_or_one_line(sweep, tmp_path, capsys):
+def test_the_command_prints_the_page_or_one_line(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(sweep), "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'index.html'}\n"
     assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
@@ -135,7 +152,7 @@ def test_the_command_prints_the_page_or_one_line(sweep, tmp_path, capsys):
     assert main([str(sweep), "--out", str(tmp_path / "out"), "--strict"]) == 2
 
 
-def test_a_report_needs_neither_torch_nor_mpi_nor_the_packages_that_train(sweep, tmp_path):
+def test_a_report_needs_neither_torch_nor_mpi_nor_the_packages_that_train(sweep: Path, tmp_path: Path) -> None:
     program = """
 import sys
 for name in ("torch", "mpi4py", "structlearn", "hpc", "jobs", "matplotlib.pyplot"):
@@ -149,7 +166,7 @@ sys.exit(main(sys.argv[1:]))
     assert (tmp_path / "out" / "index.html").exists()
 
 
-def test_a_missing_package_is_named_with_how_to_get_it():
+def test_a_missing_package_is_named_with_how_to_get_it() -> None:
     program = "import sys; sys.modules['pandas'] = None; import analysis"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60

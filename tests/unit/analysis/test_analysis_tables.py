@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,14 @@ from analysis import formats, load, tables
 from analysis.groups import differing, grouped, keys
 from analysis.provenance import provenance
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
-def test_runs_are_grouped_over_seeds_and_named_by_what_differs(sweep):
+    Make = Callable[..., Any]
+
+
+def test_runs_are_grouped_over_seeds_and_named_by_what_differs(sweep: Path) -> None:
     runs = load(sweep).runs
     assert differing(runs) == ["config.exchange.name", "config.exchange.rho", "world_size"]
     assert keys(runs) == ["config.exchange.name", "world_size"]
@@ -29,7 +36,9 @@ def test_runs_are_grouped_over_seeds_and_named_by_what_differs(sweep):
     assert frame["label"].iloc[0] == "exchange.name=easgd, world 2, seed 0"
 
 
-def test_runs_that_differ_in_nothing_still_have_names_of_their_own(tmp_path, write_run, config_of):
+def test_runs_that_differ_in_nothing_still_have_names_of_their_own(
+    tmp_path: Path, write_run: Make, config_of: Make
+) -> None:
     for name in ("a", "b"):
         write_run(tmp_path / name, config=config_of())
     frame = grouped(load(tmp_path).runs)
@@ -37,7 +46,9 @@ def test_runs_that_differ_in_nothing_still_have_names_of_their_own(tmp_path, wri
     assert frame["label"].tolist() == ["mlp on digits, seed 0 (a)", "mlp on digits, seed 0 (b)"]
 
 
-def test_settings_are_ordered_as_numbers_and_absent_ones_are_named(tmp_path, write_run, config_of):
+def test_settings_are_ordered_as_numbers_and_absent_ones_are_named(
+    tmp_path: Path, write_run: Make, config_of: Make
+) -> None:
     for rate in (0.1, 0.02, 1, None):
         write_run(tmp_path / str(rate), config=config_of(optimizer={"name": "sgd", "lr": rate}))
     write_run(tmp_path / "x", config=config_of(optimizer={"name": "sgd"}))
@@ -47,7 +58,7 @@ def test_settings_are_ordered_as_numbers_and_absent_ones_are_named(tmp_path, wri
     assert set(groups[3:]) == {"optimizer.lr=null", "no optimizer.lr"}
 
 
-def test_a_group_is_the_mean_and_sample_deviation_of_its_finished_runs(sweep):
+def test_a_group_is_the_mean_and_sample_deviation_of_its_finished_runs(sweep: Path) -> None:
     runs = load(sweep).runs
     failed = (runs["run"] == "sync-w2-s2").to_numpy()
     runs.loc[failed, "state"] = "failed"
@@ -58,7 +69,7 @@ def test_a_group_is_the_mean_and_sample_deviation_of_its_finished_runs(sweep):
     assert row["test_accuracy_std"] == pytest.approx(np.std(kept, ddof=1))
 
 
-def test_exchange_and_profile_tables_follow_the_order_of_runs(sweep):
+def test_exchange_and_profile_tables_follow_the_order_of_runs(sweep: Path) -> None:
     records = load(sweep)
     exchange = tables.exchange_table(records.exchange, records.runs)
     order = grouped(records.runs)["run"].tolist()
@@ -72,7 +83,7 @@ def test_exchange_and_profile_tables_follow_the_order_of_runs(sweep):
     assert profile.loc["sync-w2-s0", "total"] == pytest.approx(12.5)
 
 
-def test_what_is_shared_and_what_differs_are_apart(sweep):
+def test_what_is_shared_and_what_differs_are_apart(sweep: Path) -> None:
     runs = load(sweep).runs
     apart = tables.differing_table(runs).set_index("key")["value"]
     assert apart["exchange.name"] == "easgd (3), gossip (6), sync (3)"
@@ -83,7 +94,7 @@ def test_what_is_shared_and_what_differs_are_apart(sweep):
     assert "run_dir" not in shared
 
 
-def test_tables_are_the_same_bytes_twice(sweep, tmp_path):
+def test_tables_are_the_same_bytes_twice(sweep: Path, tmp_path: Path) -> None:
     for place in ("one", "two"):
         records = load(sweep)
         for name, frame in (
@@ -96,13 +107,13 @@ def test_tables_are_the_same_bytes_twice(sweep, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_the_csv_reads_back_as_numbers(sweep, tmp_path):
+def test_the_csv_reads_back_as_numbers(sweep: Path, tmp_path: Path) -> None:
     frame = tables.run_table(load(sweep).runs)
     csv = pd.read_csv(tables.write_table(frame, tmp_path, "runs")[0])
     np.testing.assert_allclose(csv["test_accuracy"], frame["test_accuracy"], rtol=1e-9)
 
 
-def test_markdown_and_tex_are_escaped(tmp_path):
+def test_markdown_and_tex_are_escaped(tmp_path: Path) -> None:
     frame = pd.DataFrame({"key": ["a|b_c", "<i>$x$"], "value": ["50 % & more", "~^\\{}"]})
     _, md, tex = (path.read_text(encoding="utf-8") for path in tables.write_table(frame, tmp_path, "odd"))
     assert "a\\|b_c" in md
@@ -111,7 +122,9 @@ def test_markdown_and_tex_are_escaped(tmp_path):
     assert r"\textless{}i\textgreater{}\$x\$ & \textasciitilde{}\textasciicircum{}\textbackslash{}\{\}" in tex
 
 
-def test_a_key_of_the_config_does_not_hide_a_result_of_the_same_name(tmp_path, write_run, config_of):
+def test_a_key_of_the_config_does_not_hide_a_result_of_the_same_name(
+    tmp_path: Path, write_run: Make, config_of: Make
+) -> None:
     for epochs in (3, 5):
         write_run(tmp_path / str(epochs), epochs=epochs, config=config_of(epochs=10 * epochs))
     shown = formats.formatted(tables.run_table(load(tmp_path).runs))
@@ -141,18 +154,16 @@ def test_a_key_of_the_config_does_not_hide_a_result_of_the_same_name(tmp_path, w
         ("config.optimizer.nesterov", True, "true"),
     ],
 )
-def test_numbers_are_written_for_people(name, value, text):
+def test_numbers_are_written_for_people(name: str, value: Any, text: str) -> None:
     assert formats.cell(name, value) == text
 
 
-def test_columns_without_any_number_are_left_out_and_spreads_stand_behind_means():
-    frame = pd.DataFrame(
-        {"test_loss": [0.5, math.nan], "test_loss_std": [1e-6, math.nan], "mass": [math.nan] * 2}
-    )
+def test_columns_without_any_number_are_left_out_and_spreads_stand_behind_means() -> None:
+    frame = pd.DataFrame({"test_loss": [0.5, math.nan], "test_loss_std": [1e-6, math.nan], "mass": [math.nan] * 2})
     assert formats.formatted(frame).to_dict("list") == {"test loss": ["0.5000 ± 0.0000", "–"]}
 
 
-def test_provenance_ties_numbers_to_files_and_configs(sweep):
+def test_provenance_ties_numbers_to_files_and_configs(sweep: Path) -> None:
     records = load(sweep)
     first, second = provenance(records), provenance(load(sweep))
     assert first == second

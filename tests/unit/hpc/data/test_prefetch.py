@@ -29,6 +29,7 @@ class Slow:
         return index.clone(), index.clone()
 
 
+CPU = torch.device("cpu")
 INDICES = [torch.tensor([i]) for i in range(10)]
 
 
@@ -38,7 +39,7 @@ def workers() -> list[threading.Thread]:
 
 def test_in_order_in_another_thread() -> None:
     samples = Slow()
-    assert [inputs.item() for inputs, _ in prefetched(samples, INDICES, 3, pin=False)] == list(range(10))
+    assert [inputs.item() for inputs, _ in prefetched(samples, INDICES, 3, CPU)] == list(range(10))
     assert samples.threads
     assert threading.current_thread() not in samples.threads
     assert not workers()
@@ -46,7 +47,7 @@ def test_in_order_in_another_thread() -> None:
 
 def test_works_ahead_but_not_further_than_told() -> None:
     samples = Slow()
-    batches = prefetched(samples, INDICES, 3, pin=False)
+    batches = prefetched(samples, INDICES, 3, CPU)
     next(batches)
     deadline = time.monotonic() + 10
     while len(samples.asked) < 4 and time.monotonic() < deadline:
@@ -57,7 +58,7 @@ def test_works_ahead_but_not_further_than_told() -> None:
 
 
 def test_closing_early_ends_the_thread() -> None:
-    batches = prefetched(Slow(), INDICES, 2, pin=False)
+    batches = prefetched(Slow(), INDICES, 2, CPU)
     next(batches)
     assert workers()
     batches.close()
@@ -66,7 +67,7 @@ def test_closing_early_ends_the_thread() -> None:
 
 def test_an_error_in_the_consumer_ends_the_thread() -> None:
     def consume() -> None:
-        for _ in prefetched(Slow(), INDICES, 2, pin=False):
+        for _ in prefetched(Slow(), INDICES, 2, CPU):
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -77,8 +78,8 @@ def test_an_error_in_the_consumer_ends_the_thread() -> None:
 def test_an_error_in_the_thread_comes_in_its_place() -> None:
     got = []
     with pytest.raises(OSError, match="disk failed"):
-        got.extend(inputs.item() for inputs, _ in prefetched(Slow(fail_at=4), INDICES, 2, pin=False))
-    batches = prefetched(Slow(fail_at=4), INDICES, 2, pin=False)
+        got.extend(inputs.item() for inputs, _ in prefetched(Slow(fail_at=4), INDICES, 2, CPU))
+    batches = prefetched(Slow(fail_at=4), INDICES, 2, CPU)
     assert [next(batches)[0].item() for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="disk failed"):
         next(batches)

@@ -1,0 +1,66 @@
+"""What a run ends with: the JSON object and the table."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from hpc.config.folder import RECORD
+from hpc.engine import Engine
+from hpc.progress import duration
+
+
+def summarise(engine: Engine, state: str) -> dict[str, Any]:
+    """The JSON object of ``--json``, and the status."""
+    parts, last = engine.parts, engine.record["epochs"].last()
+    rows = engine.record["exchange"].columns
+    summary = {
+        "run_dir": parts.config.run_dir,
+        "state": state,
+        "epochs": engine.place.epoch,
+        "steps": engine.place.step,
+        "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
+        **{key: _number(last.get(key)) for key in ("test_accuracy", "test_loss", "valid_accuracy")},
+        "seconds": round(engine.place.seconds, 3),
+        "world_size": parts.comm.size,
+        "exchange": {key: sum(rows[key]) for key in ("sent", "received", "skipped", "mass")},
+    }
+    if parts.comm.rank == 0:
+        about = {
+            key: value for key, value in summary.items() if key not in {"state", "run_dir", "world_size", "epochs"}
+        }
+        parts.heartbeat.status(state, heartbeat=time.time(), epoch=engine.place.epoch, step=engine.place.step, **about)
+    return summary
+
+
+def _number(value: float | None) -> float | None:
+    """JSON knows no nan."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def closing_table(summary: dict[str, Any]) -> Table:
+    """The table that a run ends with."""
+    run_dir = Path(summary["run_dir"])
+    again = "" if summary["state"] == "done" else "; run the same command again to go on"
+    rows = {
+        "state": f"{summary['state']}{again}",
+        "epochs": f"{summary['epochs']} ({summary['steps']:,} steps in {duration(summary['seconds'])})",
+        "ranks": f"{summary['world_size']}",
+        "parameters": f"{summary['parameters']:,}",
+        "valid accuracy": _percent(summary["valid_accuracy"]),
+        "test accuracy": _percent(summary["test_accuracy"]),
+        "test loss": None if summary["test_loss"] is None else f"{summary['test_loss']:.4f}",
+        "record": str(run_dir / RECORD),
+    }
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, value)
+    return table
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.2f} %"
