@@ -65,7 +65,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
 
 def diverged(runs: pd.DataFrame) -> pd.Series[bool]:
     """The runs whose loss stopped being a number: these are done, and yet have come to nothing."""
-    return runs["ended_by"] == "diverged"
+    return (runs["state"] == "done") & (runs["ended_by"] == "diverged")
 
 
 def finished(runs: pd.DataFrame) -> pd.Series[bool]:

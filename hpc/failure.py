@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from hpc.comm import Communicator
-from hpc.config.folder import CHECKPOINTS, LOGS
+from hpc.config.folder import LOGS, ended, resumable
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RankTimeoutError, RunError
-from hpc.heartbeat import ended, last_seen
+from hpc.heartbeat import last_seen
 
 STOPPED: Final = 75
 """Exit code of a run that stopped early and can go on (EX_TEMPFAIL)."""
@@ -22,10 +22,9 @@ def end_all(error: BaseException, config: Config, comm: Communicator) -> int:
     code = error.exit_code if isinstance(error, RunError) else 1
     message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
     if isinstance(error, RankTimeoutError):
-        resumable = any((run_dir / CHECKPOINTS).glob("step-*/manifest.json"))
-        code = STOPPED if resumable else 1
+        code = STOPPED if resumable(run_dir) else 1
         message += f". Last signs of life:\n  {last_seen(run_dir)}"
-        message += "\nRun the same command again to go on from the last checkpoint." if resumable else ""
+        message += "\nRun the same command again to go on from the last checkpoint." if code == STOPPED else ""
     if not isinstance(error, RunError) and run_dir.is_dir():
         (run_dir / LOGS).mkdir(exist_ok=True)
         log = run_dir / LOGS / f"rank-{comm.rank:04d}.err"

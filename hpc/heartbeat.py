@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from hpc.config.folder import LOGS, STATUS, read_status, write_atomically
+from hpc.config.folder import LOGS, STATUS, write_atomically
 
 EVERY_S: Final = 5.0
 
@@ -56,12 +56,6 @@ class Heartbeat:
             self._run_dir / STATUS, json.dumps({"state": state, **self._facts, **more}, indent=1) + "\n",
             durable=state != "running",
         )  # fmt: skip
-
-
-def ended(run_dir: Path, state: str, error: str) -> None:
-    """Any rank may be the one that fails: add its message to whatever the status said last."""
-    status = {**read_status(run_dir), "state": state, "error": error, "heartbeat": time.time()}
-    write_atomically(run_dir / STATUS, json.dumps(status, indent=1) + "\n")
 
 
 def rank_file(run_dir: Path, rank: int) -> Path:

@@ -2,23 +2,25 @@
 
 The tables live in memory and in every checkpoint, so that a resumed run never has a row twice or one missing;
 the file is made anew from them and renamed into place, so a reader never sees half of one. (Appending to an HDF5
-file in place was rejected: a killed writer can leave it unreadable.)
+file in place was rejected: a killed writer can leave it unreadable.) Everything in it is under HDF5's own
+checksums, so that a damaged record is an error and not a wrong figure: the columns' (fletcher32), and those of the
+structure, which the format of HDF5 1.10 has and older ones have not. Texts are of fixed length (UTF-8 bytes), because
+those of variable length lie in the one place without a checksum.
 
 Schema 1: attributes ``schema_version``, ``run_id``, ``config`` (YAML), ``versions`` (JSON), ``world_size``,
 ``state``, ``ended_by``; groups ``epochs``, ``exchange``, ``profile`` and, where asked for, ``steps``, each with
 one equal-length one-dimensional dataset a column.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 import torch
 
 from hpc.config.folder import sync_folder
+from hpc.hdf5 import new_file
 
 SCHEMA_VERSION: Final = 1
 
@@ -124,8 +126,9 @@ class Record:
     def write(self, path: Path, attributes: Mapping[str, Any]) -> None:
         """Replace the record's file. Raises OSError where it cannot be written; the old file then stays."""
         temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)
         try:
-            with h5py.File(temporary, "w") as file:
+            with new_file(temporary) as file:
                 file.attrs["schema_version"] = SCHEMA_VERSION
                 for name, value in attributes.items():
                     file.attrs[name] = value
@@ -134,9 +137,7 @@ class Record:
                         continue
                     group = file.create_group(name)
                     for column, array in table.arrays().items():
-                        group[column] = array
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+                        group.create_dataset(column, data=array, fletcher32=len(array) > 0)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import torch
 
+from hpc.hdf5 import new_file
 from hpc.tree import flatten, unflatten
 
 FORMAT: Final = "structlearn checkpoint"
@@ -64,7 +65,6 @@ def write(path: Path, state: Any) -> dict[str, Any]:
             for (name, place), checksum in zip(places.items(), checksums, strict=True)
         }
     with path.open("rb") as file:
-        os.fsync(file.fileno())
         rest = _rest_crc32(file.fileno(), path.stat().st_size, entries)
     return {"size": path.stat().st_size, "rest_crc32": rest, "tensors": entries}
 
@@ -104,7 +104,7 @@ def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
 def _write_hdf5(path: Path, skeleton: str, arrays: "dict[str, np.ndarray[Any, Any]]") -> dict[str, int]:
     """Write the file; the offset of each tensor's bytes in it."""
     places: dict[str, int] = {}
-    with h5py.File(path, "w-") as file:
+    with new_file(path) as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file["skeleton"] = np.frombuffer(skeleton.encode(), np.uint8)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc.config.check import check
-from hpc.config.folder import freeze
+from hpc.config.folder import ended, freeze, resumable
 from hpc.config.launcher import promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.errors import ConfigError
@@ -45,10 +45,22 @@ def train(
     if starts_ranks and ranks is not None and (ranks > 1 or found > 1):
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
-        return launch(ranks, [sys.executable, "-m", "hpc.run", str(run_dir), *options])
+        return _understood(launch(ranks, [sys.executable, "-m", "hpc.run", str(run_dir), *options]), run_dir)
     from hpc.run import run  # imports torch, and joins a launcher's ranks: not before the checks
 
     return run(config, progress=progress, as_json=as_json)
+
+
+def _understood(code: int, run_dir: Path) -> int:
+    """The documented exit code for what mpiexec returned. A rank that was killed could not speak for itself."""
+    if code in {0, 1, 2, 75}:
+        return code
+    goes_on = resumable(run_dir)
+    state, remedy = ("stopped", "go on from the last checkpoint") if goes_on else ("failed", "start over")
+    message = f"a rank was ended from outside (mpiexec returned {code}): killed, or out of memory"
+    ended(run_dir, state, message)
+    print(f"structlearn: {message}; run the same command again to {remedy}", file=sys.stderr)  # noqa: T201
+    return 75 if goes_on else 1
 
 
 def _local_ranks() -> int:

@@ -10,6 +10,7 @@ logs/           one file a rank: its last sign of life, and its traceback if it 
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,3 +105,14 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+def ended(run_dir: Path, state: str, error: str) -> None:
+    """Add how a run ended to whatever its status said last. Any rank may be the one that fails, or the launcher."""
+    status = {**read_status(run_dir), "state": state, "error": error, "heartbeat": time.time()}
+    write_atomically(run_dir / STATUS, json.dumps(status, indent=1) + "\n")
+
+
+def resumable(run_dir: Path) -> bool:
+    """Is there a complete checkpoint to go on from?"""
+    return any((run_dir / CHECKPOINTS).glob("step-*/manifest.json"))

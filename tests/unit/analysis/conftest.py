@@ -93,7 +93,7 @@ def write_run(
     columns = columns or columns_of(epochs, seed, quality, world)
     integers = {"epoch", "step", "parameters", "rank", "sent", "received", "skipped", "bytes_sent"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    (folder / "status.json").write_text(json.dumps({"state": "done"}), encoding="utf-8")
+    (folder / "status.json").write_text(json.dumps({"state": attributes.get("state", "done")}), encoding="utf-8")
     with h5py.File(folder / "record.h5", "w") as file:
         file.attrs.update(
             {

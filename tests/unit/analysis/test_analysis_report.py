@@ -80,6 +80,21 @@ def test_problems_and_failed_runs_are_seen(sweep: Path, tmp_path: Path, write_ru
     assert len(json.loads((file.parent / "provenance.json").read_text(encoding="utf-8"))["problems"]) == 1
 
 
+def test_a_run_that_diverged_or_broke_off_is_not_shown_as_done(
+    tmp_path: Path, write_run: Make, config_of: Make
+) -> None:
+    write_run(tmp_path / "in" / "good")
+    write_run(tmp_path / "in" / "wild", config=config_of(seed=1), ended_by="diverged")
+    write_run(tmp_path / "in" / "dead", config=config_of(seed=2), state="running", ended_by="")
+    status = {"state": "failed", "error": "<rank 1> died"}
+    (tmp_path / "in" / "dead" / "status.json").write_text(json.dumps(status))
+    file = report(tmp_path / "in", tmp_path / "out")
+    page = Page(file)
+    assert "1 done, 1 failed, 1 diverged" in page.text
+    assert "dead <rank 1> died" in page.text
+    assert 'class="badge diverged">diverged<' in file.read_text(encoding="utf-8")
+
+
 def test_the_same_records_give_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
     report(sweep, tmp_path / "one")
     report(sweep, tmp_path / "two")

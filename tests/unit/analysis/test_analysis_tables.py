@@ -69,6 +69,14 @@ def test_a_group_is_the_mean_and_sample_deviation_of_its_finished_runs(sweep: Pa
     assert row["test_accuracy_std"] == pytest.approx(np.std(kept, ddof=1))
 
 
+def test_a_run_that_diverged_is_done_and_yet_not_averaged(sweep: Path) -> None:
+    runs = load(sweep).runs
+    runs.loc[runs["run"] == "sync-w2-s0", "ended_by"] = "diverged"
+    row = tables.group_table(runs).set_index("config.exchange.name").loc["sync"]
+    assert (row["runs"], row["finished"]) == (3, 2)
+    assert "sync-w2-s0" in tables.run_table(runs)["run"].tolist()
+
+
 def test_exchange_and_profile_tables_follow_the_order_of_runs(sweep: Path) -> None:
     records = load(sweep)
     exchange = tables.exchange_table(records.exchange, records.runs)

@@ -1,0 +1,55 @@
+"""What all tests share: ranks of MPI as a fixture, and a run compared with another bit for bit."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+Started = subprocess.CompletedProcess[str]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that must not think it is inside this one's launcher."""
+    hidden = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "STRUCTLEARN_")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    return env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., Started]:
+    """Run ``structlearn train`` with overrides; a run that hangs is an error after two minutes."""
+
+    def run(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> Started:
+        command = [sys.executable, "-m", "jobs", "train", *arguments]
+        return subprocess.run(
+            command,
+            env=environment() | (env or {}),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture
+def ranks() -> Callable[..., Started]:
+    """Run a Python file on N ranks of MPI."""
+
+    def run(number: int, *program: str, timeout: float = 120) -> Started:
+        from jobs.launch import command, find_mpiexec
+
+        line = command(find_mpiexec(), number, [sys.executable, *program])
+        return subprocess.run(
+            line, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    return run

@@ -1,0 +1,29 @@
+"""One body, one rank and many."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from hpc.comm import Alone
+
+FILE = Path(__file__).parent / "bodies.py"
+_spec = importlib.util.spec_from_file_location("bodies", FILE)
+assert _spec and _spec.loader
+bodies = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(bodies)
+NAMES = [body.__name__ for body in bodies.BODIES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_alone(name):
+    getattr(bodies, name)(Alone())
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_many(name, number, ranks):
+    done = ranks(number, str(FILE), name)
+    expected = 1 if "never" in name else number
+    assert done.stdout.count("passed") == expected, done.stderr

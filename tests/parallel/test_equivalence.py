@@ -1,0 +1,90 @@
+"""Many ranks train the network that the definitions say: against one rank, and against loops written by hand."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from hpc import data, network, optimizer
+from hpc.config.read import validate
+from hpc.data import Feed
+from hpc.objective import Objective
+
+MODEL = ("--model.name", "mlp", "--model.widths", "[32]", "--data.name", "digits", "--epochs", "2")
+CPU = torch.device("cpu")
+
+
+def losses(run_dir):
+    with h5py.File(run_dir / "record.h5") as file:
+        return file["steps/loss"][()]
+
+
+def epochs(run_dir, column):
+    with h5py.File(run_dir / "record.h5") as file:
+        return file[f"epochs/{column}"][()]
+
+
+@pytest.mark.parallel
+def test_sync_on_two_ranks_follows_one_rank_with_twice_the_batch(train, tmp_path):
+    options = (*MODEL, "--record.every_steps", "1", "--data.augment.pad", "1", "--data.augment.flip", "true")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(*options, "--run_dir", str(one), "--data.batch_size", "32").returncode == 0
+    assert train(*options, "--run_dir", str(two), "--data.batch_size", "16", "--ranks", "2").returncode == 0
+    assert len(losses(one)) == len(losses(two)) == 80
+    np.testing.assert_allclose(losses(one), losses(two), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(epochs(one, "test_loss"), epochs(two, "test_loss"), atol=1e-5)
+
+
+@pytest.mark.parallel
+def test_persyn_after_every_step_without_momentum_is_sync(train, tmp_path):
+    """The mean of w - lr g_m over ranks is w - lr mean(g_m)."""
+    options = (*MODEL, "--record.every_steps", "1", "--optimizer.momentum", "0.0", "--ranks", "2")
+    sync, persyn = tmp_path / "sync", tmp_path / "persyn"
+    assert train(*options, "--run_dir", str(sync)).returncode == 0
+    done = train(*options, "--run_dir", str(persyn), "--exchange.name", "persyn", "--exchange.tau", "1")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(sync), losses(persyn), rtol=0, atol=1e-5)
+
+
+def by_hand(values, ranks, tau):
+    """Each rank in turn in one process, a plain loop; every tau steps all take the mean. Mean losses by step."""
+    config = validate(values)
+    dataset = data.load(config.data, config.seed)
+    workers = []
+    for rank in range(ranks):
+        model = network.build(config.model, dataset, config.seed)
+        feed = Feed(dataset, config.data, CPU, seed=config.seed, rank=rank, world_size=ranks)
+        workers.append((model, optimizer.build(config.optimizer, model.parameters()), feed))
+    objective, seen, step = Objective(dataset.task, CPU, torch.float32), [], 0
+    for epoch in range(config.epochs):
+        for batches in zip(*(feed.epoch(epoch) for _, _, feed in workers), strict=True):
+            step += 1
+            of_step = []
+            for (model, stepper, _), (inputs, targets) in zip(workers, batches, strict=True):
+                stepper.zero_grad()
+                loss = objective(model, inputs, targets)
+                loss.backward()
+                stepper.step()
+                of_step.append(loss.item())
+            seen.append(np.mean(of_step))
+            if tau and step % tau == 0:
+                with torch.no_grad():
+                    for same in zip(*(model.parameters() for model, _, _ in workers), strict=True):
+                        mean = sum(same) / ranks
+                        for parameter in same:
+                            parameter.copy_(mean)
+    return np.array(seen)
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize(("name", "tau"), [("persyn", 7), ("none", 0)])
+def test_a_strategy_does_what_a_loop_by_hand_does(name, tau, train, tmp_path):
+    exchange = {"name": name, **({"tau": tau} if tau else {})}
+    values = {"epochs": 2, "data": {"name": "digits"}, "model": {"name": "mlp", "widths": [32]}, "exchange": exchange}
+    run_dir = Path(tmp_path / "run")
+    options = [*MODEL, "--record.every_steps", "1", "--ranks", "2", "--run_dir", str(run_dir), "--exchange.name", name]
+    done = train(*options, *(["--exchange.tau", str(tau)] if tau else []))
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(run_dir), by_hand(values, 2, tau), rtol=0, atol=1e-5)
