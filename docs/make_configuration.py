@@ -156,7 +156,7 @@ def _type(spec: dict[str, Any]) -> str:
     if "enum" in spec or "const" in spec:
         return ", ".join(f"`{value}`" for value in spec.get("enum", [spec.get("const")]))
     if spec["type"] != "array":
-        return _WORDS.get(spec["type"], spec["type"] + _bounds(spec))
+        return _WORDS.get(spec["type"], f"{spec['type']}{_bounds(spec)}")
     if spec.get("maxItems") == 0:
         return "empty list"
     items = _type(spec["prefixItems"][0] if "prefixItems" in spec else spec["items"])

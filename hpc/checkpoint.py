@@ -66,12 +66,10 @@ class Checkpoints:
             RunError: on every rank, when one of them could not write. Older checkpoints are untouched.
         """
         folder = self._folder / f"step-{step:09d}-epoch-{epoch:05d}"
-        if self._comm.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-        self._comm.barrier("make the checkpoint's folder")
         files: dict[str, Any] = {}
         problem = None
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             files[f"rank-{self._comm.rank:04d}.h5"] = self._write(folder / f"rank-{self._comm.rank:04d}.h5", own)
             if self._comm.rank == 0:
                 files[SHARED] = self._write(folder / SHARED, shared)
@@ -110,6 +108,7 @@ class Checkpoints:
                 f"{self._folder}: none of {len(names)} checkpoint(s) can be used:\n  {listed}\n"
                 f"Restore one, or remove the folder to start the run from the beginning."
             )
+        self._set_aside("", names)
         return None
 
     # --- one rank's part -------------------------------------------------------------------------------
@@ -220,12 +219,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: OSError, folder: Path) -> str:
-    """What went wrong, and how much room there is: HDF5 buries the cause in a sentence of its own."""
-    text = str(error)
-    if error.errno == errno.ENOSPC or "No space left" in text or f"errno = {errno.ENOSPC}" in text:
-        free = shutil.disk_usage(folder).free / 2**20
+    """What went wrong, and on a full disk how much room there is."""
+    if error.errno == errno.ENOSPC:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(nearest).free / 2**20
         return f"no space left on the disk of {folder} ({free:.0f} MiB free)"
-    return f"{folder}: {error.strerror or text}"
+    return f"{folder}: {error.strerror or error}"
 
 
 def _free_name(path: Path) -> Path:

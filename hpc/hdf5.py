@@ -24,7 +24,7 @@ def new_file(path: Path) -> Iterator[Any]:
     """
     with path.open("x+b", buffering=0) as raw:
         file = _Unfailing(raw)
-        with h5py.File(file, "w") as hdf5:
+        with h5py.File(file, "w", libver=("v110", "v110")) as hdf5:
             yield hdf5
         if file.failure is not None:
             raise file.failure

@@ -77,8 +77,9 @@ class Table:
         """Add a row. Raises KeyError where its keys are not the columns."""
         if row.keys() != self.columns.keys():
             raise KeyError(f"got the columns {sorted(row)}, but the table has {sorted(self.columns)}")
-        for name, value in row.items():
-            self.columns[name].append(self._types[name](value))
+        values = {name: self._types[name](value) for name, value in row.items()}  # all of them fit, or none is added
+        for name, value in values.items():
+            self.columns[name].append(value)
 
     def last(self) -> dict[str, Any]:
         """The last row; empty where there is none."""
@@ -131,7 +132,7 @@ class Record:
             with new_file(temporary) as file:
                 file.attrs["schema_version"] = SCHEMA_VERSION
                 for name, value in attributes.items():
-                    file.attrs[name] = value
+                    file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
                 for name, table in self.tables.items():
                     if name in OPTIONAL and not len(table):
                         continue

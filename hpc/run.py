@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from hpc.config.folder import CHECKPOINTS, RECORD, freeze, frozen
 from hpc.config.read import run_id, to_yaml
 from hpc.config.root import Config
 from hpc.data import Feed
-from hpc.engine import Engine, Parts
+from hpc.engine import Engine, Parts, Stop
 from hpc.errors import ConfigError, RunError
 from hpc.failure import STOPPED, end_all
 from hpc.heartbeat import Heartbeat
@@ -81,9 +82,8 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
     if comm.rank == 0:
         freeze(config)
     comm.barrier("make the run folder")
-    run_dir = Path(config.run_dir)
     shown_early: list[str] = []
-    parts = _parts(config, comm, stop, run_dir, shown_early.append)
+    parts = assemble(config, comm, stop, shown_early.append)
     engine = Engine(parts)
     loaded = parts.checkpoints.load()
     if loaded is not None:
@@ -100,7 +100,16 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
     return engine, shown
 
 
-def _parts(config: Config, comm: Communicator, stop: StopRequest, run_dir: Path, tell: Any) -> Parts:
+def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str], None]) -> Parts:
+    """The parts of a run, ready to be trained by an engine. Collective.
+
+    Args:
+        config: the run; its folder must be there (:func:`hpc.config.folder.freeze`).
+        comm: the ranks.
+        stop: says whether somebody has asked the run to stop.
+        tell: called on rank 0 with sentences the user should read.
+    """
+    run_dir = Path(config.run_dir)
     device.prepare(config.compute, comm)
     here = device.choose(config.compute, comm)
     dataset = data.load(config.data, config.seed)
@@ -183,9 +192,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if OUR_LAUNCHER in os.environ:
         _die_with_parent()
-    config = frozen(arguments.run_dir)
-    if config is None:
-        raise ConfigError(f"{arguments.run_dir}: holds no config.yaml; start with structlearn train CONFIG.yaml")
+    try:
+        config = frozen(arguments.run_dir)
+        if config is None:
+            raise ConfigError(f"{arguments.run_dir}: holds no config.yaml; start with structlearn train CONFIG.yaml")
+    except ConfigError as error:
+        print(f"structlearn: {error}", file=sys.stderr)  # noqa: T201 - the answer
+        return error.exit_code
     return run(_moved(config, arguments.run_dir), progress=arguments.progress, as_json=arguments.json)
 
 

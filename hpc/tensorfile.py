@@ -85,7 +85,7 @@ def read(path: Path, entry: dict[str, Any]) -> Any:
         return _read_hdf5(path, entry["tensors"])
     except FileNotFoundError:
         raise DamagedFileError(f"{path.name}: missing") from None
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise DamagedFileError(f"{path.name}: not a checkpoint file ({error})") from error
 
 

@@ -59,8 +59,8 @@ def unflatten(skeleton: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _word(key: str | int) -> str:
-    """A key as one part of an HDF5 path: no slash, not empty, not a dot alone, no clash of 1 and "1"."""
+    """A key as one part of an HDF5 path: no slash, no NUL, not empty, not a dot alone, no clash of 1 and "1"."""
     if isinstance(key, int):
         return f"#{key}"
-    word = key.replace("%", "%25").replace("/", "%2F").replace("#", "%23")
-    return word if word.strip(".") else word.replace(".", "%2E") or "%00"
+    word = key.replace("%", "%25").replace("/", "%2F").replace("#", "%23").replace("\0", "%00")
+    return word if word.strip(".") else word.replace(".", "%2E") or "%"

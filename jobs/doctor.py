@@ -1,18 +1,73 @@
-"""``structlearn doctor``: what this machine offers, what is wrong, and how to mend it."""
+"""``structlearn doctor``: ask this machine everything at once, and print what it said."""
 
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs import examinations
-from jobs.examinations import Finding
+from jobs.machine import CHECKS, Finding
 
-__all__ = ["doctor"]
+DEADLINE_S: Final = 100.0
+"""For the whole examination; each question has a shorter one of its own."""
+
+
+def doctor(*, as_json: bool) -> int:
+    """Examine this machine and print what was found.
+
+    Args:
+        as_json: print one JSON object instead of a table.
+
+    Returns:
+        The exit code: 0 where one rank can train here, else 1.
+    """
+    findings = examine()
+    works = any(found.what == "training" and found.status == "ok" for found in findings)
+    if as_json:
+        print(json.dumps({"works": works, "checks": [asdict(found) for found in findings]}))  # noqa: T201 - the answer
+    else:
+        _show(findings, works)
+    return 0 if works else 1
+
+
+def examine() -> list[Finding]:
+    """All checks side by side, in the order of the table. Not one of them can hold up the answer."""
+    answers: dict[str, list[Finding]] = {}
+
+    def answer(what: str, check: Callable[[], Iterator[Finding]]) -> None:
+        try:
+            answers[what] = list(check())
+        except Exception as error:  # noqa: BLE001 - the other checks are still worth reading
+            answers[what] = [Finding(what, "fail", f"the check itself failed: {type(error).__name__}: {error}")]
+
+    # Daemons: a thread that hangs on a dead file server does not keep the program from ending.
+    threads = [threading.Thread(target=answer, args=pair, daemon=True) for pair in CHECKS.items()]
+    until = time.monotonic() + DEADLINE_S
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    silent = f"no answer within {DEADLINE_S:g} s"
+    return [
+        found
+        for what in CHECKS
+        for found in answers.get(what, [Finding(what, "fail", silent, "look for a disk or server that hangs")])
+    ]
+
+
+def _show(findings: list[Finding], works: bool) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("check", "", "finding", "what to do"):
+        table.add_column(title, overflow="fold")
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for found in findings:
+        table.add_row(found.what, Text(found.status, styles[found.status]), Text(found.finding), Text(found.remedy))
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(table)
+    console.print("\nOne rank can train here." if works else "\nTraining does not work here: see above what to do.")

@@ -30,7 +30,10 @@ def find_mpiexec() -> Path:
 
 def command(mpiexec: Path, ranks: int, program: Sequence[str]) -> list[str]:
     """The command line that starts ``ranks`` ranks of a program on this machine, for either MPI library."""
-    answer = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"--ranks: {mpiexec} --version does not answer ({error}); mend that MPI library") from None
     if any(word in answer.stdout + answer.stderr for word in _OPEN_MPI):
         options = ["--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
     else:  # MPICH's Hydra: do not ask a surrounding SLURM job for its nodes

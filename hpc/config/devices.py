@@ -1,16 +1,17 @@
 """How many CUDA devices this machine offers, found out without torch (it takes seconds to import)."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
-def cuda_devices() -> int:
+def cuda_devices(environ: Mapping[str, str] = os.environ) -> int:
     """The number of CUDA devices a process started here would see.
 
     ``CUDA_VISIBLE_DEVICES`` decides where it is set (an empty value or -1 hides all), else the driver's list.
     """
     present = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or len(list(Path("/dev").glob("nvidia[0-9]*")))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or not present:
         return present
     chosen = [entry.strip() for entry in visible.split(",")]

@@ -1,0 +1,59 @@
+"""Run an experiment's runs on this machine, one after the other.
+
+    python experiments/run.py experiments/exchange_lenet/small.yaml
+
+The file is a configuration with two further sections: ``resources: {ranks: N}`` and ``sweep``, whose ``zip`` lists
+values that go together (run i takes the i-th of each) and whose ``seeds`` repeats all of it under seeds 0, 1, ...
+Runs that are done are not run again. Their records are copied to the experiment's ``results``.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hpc.config import yamls
+
+
+def expand(values: dict[str, Any], name: str) -> list[tuple[str, int, dict[str, Any]]]:
+    """Every run of a sweep: (name, ranks, overrides)."""
+    sweep = values["sweep"]
+    columns: dict[str, list[Any]] = sweep["zip"]
+    lengths = {len(column) for column in columns.values()}
+    assert len(lengths) == 1, f"sweep.zip: the lists have different lengths {sorted(lengths)}"
+    runs = []
+    for index in range(lengths.pop()):
+        chosen = {key: column[index] for key, column in columns.items()}
+        ranks = int(chosen.pop("resources.ranks", values.get("resources", {}).get("ranks", 1)))
+        for seed in range(sweep.get("seeds", 1)):
+            label = "-".join(str(value) for key, value in chosen.items() if key.endswith(".name"))
+            runs.append((f"{name}-{index}-{label}-x{ranks}-seed{seed}", ranks, {**chosen, "seed": seed}))
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="where the run folders go")
+    arguments = parser.parse_args()
+    values = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    base = {key: value for key, value in values.items() if key not in {"sweep", "resources"}}
+    experiment = arguments.file.parent
+    results = experiment / "results"
+    work = arguments.work / experiment.name
+    work.mkdir(parents=True, exist_ok=True)
+    config = work / "base.yaml"
+    config.write_text(yamls.dump(base), encoding="utf-8")
+    for name, ranks, overrides in expand(values, arguments.file.stem):
+        run_dir = work / name
+        words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+        command = [sys.executable, "-m", "jobs", "train", str(config), "--ranks", str(ranks), *words]
+        subprocess.run([*command, "--run_dir", str(run_dir)], check=True)
+        (results / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(run_dir / "record.h5", results / name / "record.h5")
+
+
+if __name__ == "__main__":
+    main()

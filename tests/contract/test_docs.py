@@ -1,0 +1,185 @@
+"""What the documents say is so: links, commands, configurations, the reference, the code in them."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import structlearn
+from hpc.config import yamls
+from hpc.config.read import validate
+from hpc.config.root import Config
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") or part in {"runs", "build", "shared"} for part in path.relative_to(ROOT).parts)
+)
+OURS = [path for path in PAGES if path.parent in {ROOT, ROOT / "docs"}]
+KEYS = {field.name for field in fields(Config)}
+
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
+SPAN = re.compile(r"`([^`]+)`")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SHELL = {"", "sh", "bash", "console", "text"}
+
+
+def name(value: Any) -> str | None:
+    return value.relative_to(ROOT).as_posix() if isinstance(value, Path) else None
+
+
+def blocks(path: Path, languages: set[str]) -> list[str]:
+    return [text for language, text in FENCE.findall(path.read_text(encoding="utf-8")) if language in languages]
+
+
+def prose(path: Path) -> str:
+    return FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made from Markdown: small letters, hyphens for blanks."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# --- links ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = (page.parent / target) if target else page
+        assert file.exists(), f"{link}: there is no {file}"
+        assert not anchor or anchor in anchors(file), f"{link}: {file.name} has no such heading"
+
+
+# --- configurations ------------------------------------------------------------------------------------
+
+
+def configurations() -> list[Any]:
+    found = []
+    for page in OURS:
+        for number, text in enumerate(blocks(page, {"yaml", "yml"})):
+            values = yamls.parse(text, str(page))
+            if isinstance(values, dict) and KEYS & values.keys():
+                found.append(pytest.param(values, id=f"{page.name}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("values", configurations())
+def test_configurations_are_valid(values: dict[str, Any]) -> None:
+    validate(values)
+
+
+def test_the_reference_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))["page"]()
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == made, (
+        "python docs/make_configuration.py > docs/configuration.md"
+    )
+
+
+# --- commands ------------------------------------------------------------------------------------------
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every ``structlearn ...`` in code, as words."""
+    lines = [span.replace("\n", " ") for span in SPAN.findall(prose(page))]
+    for block in [*blocks(page, SHELL), *INDENTED.findall(prose(page))]:
+        lines += block.replace("\\\n", " ").splitlines()
+    for line in lines:
+        if found := re.search(r"(?:^|[ /$|;])(structlearn [a-z-].*)", line):
+            yield shlex.split(found[1], comments=True)[1:]
+
+
+@pytest.mark.parametrize("page", OURS, ids=name)
+def test_commands_options_and_keys_exist(page: Path) -> None:
+    import typer
+
+    from jobs.cli import app
+
+    known: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    reference = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for command, *words in commands(page):
+        if command == "--help":
+            continue
+        assert command in known, f"structlearn {command}: no such command"
+        options = {option for parameter in known[command].params for option in parameter.opts} | {"--help"}
+        given = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
+        others = [word[2:] for word in given if word not in options]
+        if command == "train":
+            others = [key for key in others if f"`{key}`" not in reference and f"`{key}: " not in reference]
+        assert not others, f"structlearn {command}: no option or key {others}"
+
+
+# --- the code in record.md -----------------------------------------------------------------------------
+
+
+def test_the_code_in_record_md_reads_a_run(train: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    done = train("--epochs", "1", "--progress", "none", "--json")
+    assert done.returncode == 0, done.stderr
+    code = blocks(ROOT / "docs" / "record.md", {"python"})
+    assert len(code) == 4
+    bare = [block for block in code if "torch" not in block and "analysis" not in block]
+    assert len(bare) == 2
+    check = "import sys\nassert not {'torch', 'hpc', 'structlearn', 'analysis', 'mpi4py'} & sys.modules.keys()\n"
+    for program in ([*bare, check], code):
+        ran = subprocess.run(
+            [sys.executable, "-c", "\n".join(program)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "done epochs" in ran.stdout
+        assert "head.weight float32 (10, 256)" in ran.stdout
+
+
+def test_record_md_names_every_column_and_attribute(train: Callable[..., Any], tmp_path: Path) -> None:
+    import h5py
+
+    done = train("--epochs", "1", "--progress", "none", "--record.every_steps", "5")
+    assert done.returncode == 0, done.stderr
+    text = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
+    with h5py.File(tmp_path / "runs" / "example" / "record.h5") as record:
+        said = [*record.attrs, *(column for table in record.values() for column in table)]
+        tables = list(record)
+    status = yaml.safe_load((tmp_path / "runs" / "example" / "status.json").read_text(encoding="utf-8"))
+    missing = [word for word in [*said, *status] if f"`{word}`" not in text]
+    assert not missing
+    assert not [table for table in tables if f"`/{table}`" not in text]
+
+
+# --- one version ---------------------------------------------------------------------------------------
+
+
+def test_all_files_give_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert project["version"] == structlearn.__version__ == citation["version"]
+    assert project["license"] == citation["license"]
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_citation_has_what_its_format_requires() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["title"]
+    assert citation["message"]
+    assert all("name" in author or "family-names" in author for author in citation["authors"])
