@@ -25,18 +25,22 @@ from hpc.run import assemble
 
 
 class NoStop:
+    """Nobody asks for a stop."""
+
     requested = False
 
 
 def sides(model: dict[str, object], batch: int, folder: Path) -> dict[str, Callable[[], float]]:
     """One epoch of each side; returns seconds a step."""
-    config = validate({
-        "run_dir": str(folder),
-        "epochs": 1000,
-        "data": {"name": "fashion-mnist", "train_size": 200 * batch, "validation": 0.0, "batch_size": batch},
-        "model": model,
-        "exchange": {"name": "none"},
-    })
+    config = validate(
+        {
+            "run_dir": str(folder),
+            "epochs": 1000,
+            "data": {"name": "fashion-mnist", "train_size": 200 * batch, "validation": 0.0, "batch_size": batch},
+            "model": model,
+            "exchange": {"name": "none"},
+        }
+    )
     freeze(config)
     engine = Engine(assemble(config, Alone(), NoStop(), print))
     ours = engine.parts

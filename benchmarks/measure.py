@@ -1,6 +1,6 @@
 """Two things measured side by side: interleaved, medians and spread, printed and written to a dated file."""
 
-import datetime
+import datetime as dt
 import os
 import platform
 import statistics
@@ -43,7 +43,7 @@ def publish(name: str, title: str, lines: Sequence[str]) -> None:
     text = "\n".join([f"# {title}", "", machine, "", *lines, ""])
     print(text)
     RESULTS.mkdir(exist_ok=True)
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     (RESULTS / f"{name}-{today}.md").write_text(text)
 
 

@@ -3,19 +3,16 @@
 python docs/make_configuration.py > docs/configuration.md
 """
 
-import ast
 import json
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-import hpc.config
 from hpc.config.files import PUBLISHED
 from hpc.config.read import NOT_IDENTITY, schema
 from hpc.config.root import Config
-from hpc.config.types import section
 
 Row = tuple[str, str, str, str]
 """Key, type, default, meaning."""
@@ -23,7 +20,7 @@ Row = tuple[str, str, str, str]
 _HEAD = """\
 # Configuration
 
-Every key of a run's YAML file. This page is made from the JSON schema: do not edit it, run
+Every key of a run's YAML file. This page is made from the JSON schema. To make it again:
 `python docs/make_configuration.py > docs/configuration.md`.
 
 A file names what it changes; every other key has the default given here.
@@ -37,18 +34,19 @@ exchange: {{name: persyn, tau: 8}}
 ```
 
 - Every key can be given on the command line by its dotted name, as YAML: `structlearn train run.yaml
-  --optimizer.lr 0.1 --model.widths "[64, 64]"`. It overrides the file. Another `name` drops the keys that the file
-  gave to the old choice.
+  --optimizer.lr 0.1 --model.widths "[64, 64]"`. It overrides the file. Another `name` drops the keys that the
+  file gave to the old choice.
 - A key that is not on this page is an error, and so is a key given twice, `epochs: "10"`, or `epochs: true`.
 - `structlearn train run.yaml --print_config` prints the resolved configuration and trains nothing.
   `structlearn train --print_schema` prints the JSON schema, with which an editor completes and checks a file.
-- The resolved configuration is frozen into the run folder. A folder is resumed only with the same values; only
-  {free} may differ.
+- The resolved configuration is frozen into the run folder. A folder is resumed only with the same values;
+  only {free} may differ.
 - `run_id` names the experiment: a hash of all values but those.
 
 Some keys are checked together, before a rank starts:
 
-- `schedule.name: plateau` and `early_stopping` watch the validation loss: they need `data.validation` above 0.
+- `schedule.name: plateau` and `early_stopping` watch the validation loss: they need
+  `data.validation` above zero.
 - `optimizer.nesterov` needs `optimizer.momentum` above 0.
 - `schedule.milestones` increase; `schedule.warmup_epochs` is at most `epochs`.
 - `text` and `lstm` go together, and `tabular` goes with `mlp`; a model of your own may take any of them.
@@ -60,8 +58,8 @@ _FILES_HEAD = """\
 ## Where image files are looked for
 
 With `data.root`: there, or in the sub-folder named here, as archives leave it. Without: in
-`$STRUCTLEARN_DATA/NAME`, `~/.cache/structlearn/NAME`, `./data/NAME`, and for Fashion-MNIST where Debian's package
-puts it; the first place that holds all files counts. Nothing is ever downloaded.
+`$STRUCTLEARN_DATA/NAME`, `~/.cache/structlearn/NAME`, `./data/NAME`, and for Fashion-MNIST where Debian's
+package puts it; the first place that holds all files counts. Nothing is ever downloaded.
 
 | `data.name` | sub-folder | how to get the files |
 |---|---|---|"""
@@ -76,14 +74,11 @@ def page() -> str:
 
 def _sections(root: dict[str, Any]) -> Iterator[str]:
     """The keys without sections first, then each section in the order of the file."""
-    descriptions = _inherited()
     plain = {key: spec for key, spec in root["properties"].items() if not _parts(spec)}
     yield "## Keys of the run\n"
     yield from _table(_row(key, spec, None) for key, spec in plain.items())
     for key, spec in root["properties"].items():
         if parts := [root["$defs"][name] for name in _parts(spec)]:
-            for part in parts:
-                _complete(part, descriptions)
             yield f"## `{key}`\n"
             yield from _section(root, key, spec, parts)
 
@@ -92,13 +87,13 @@ def _section(root: dict[str, Any], key: str, spec: dict[str, Any], parts: list[d
     """A section: one table, or one for all choices and one for each."""
     text = _prose(spec.get("description", ""))
     if "name" not in parts[0]["properties"]:
-        yield _prose(parts[0]["description"]) + (f" {text}" if spec["default"] is None else "") + "\n"
+        yield _paragraph(_prose(parts[0]["description"]) + (f" {text}" if spec["default"] is None else ""))
         yield from _table(_rows(root, key, parts[0]))
         return
     default = spec["default"]["name"]
     names = [name for part in parts for name in _names(part)]
     shown = ", ".join(f"`{name}`{' (default)' if name == default else ''}" for name in names)
-    yield f"{text} One of {shown}.\n" if len(names) > 1 else f"{text}\n"
+    yield _paragraph(f"{text} One of {shown}." if len(names) > 1 else text)
     rows = {id(part): list(_rows(root, key, part)) for part in parts}
     counts = Counter(row for part in parts for row in rows[id(part)])
     common = [row for row, count in counts.items() if len(parts) > 1 and count > len(parts) / 2]
@@ -115,7 +110,7 @@ def _choice(part: dict[str, Any], rows: list[Row], common: list[Row]) -> Iterato
     keys = {row[0] for row in rows}
     lacking = [row[0] for row in common if row[0] not in keys]
     own = [row for row in rows if row not in common]
-    yield _prose(part["description"]) + (f" It does not take {', '.join(lacking)}." if lacking else "") + "\n"
+    yield _paragraph(_prose(part["description"]) + (f" It does not take {', '.join(lacking)}." if lacking else ""))
     if own:
         yield from _table(own)
 
@@ -196,36 +191,8 @@ def _prose(text: str) -> str:
     return " ".join(text.replace("``", "`").split()).replace("|", "\\|")
 
 
-# --- what the schema leaves out ------------------------------------------------------------------------
-
-
-def _complete(part: dict[str, Any], descriptions: dict[str, dict[str, str]]) -> None:
-    """Give a definition the descriptions of the keys that its class inherits."""
-    for key, spec in part["properties"].items():
-        if key in descriptions.get(part["title"], {}):
-            spec.setdefault("description", descriptions[part["title"]][key])
-
-
-def _inherited() -> dict[str, dict[str, str]]:
-    """The docstring under each field, by class, those of its bases included: pydantic takes a class's own only."""
-    own: dict[str, dict[str, str]] = {}
-    for path in sorted(Path(hpc.config.__path__[0]).glob("*.py")):
-        for made in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(made, ast.ClassDef) and _is_section(made):
-                bases = [own.get(base.id, {}) for base in made.bases if isinstance(base, ast.Name)]
-                own[made.name] = {key: text for base in bases for key, text in base.items()} | dict(_documented(made))
-    return own
-
-
-def _is_section(made: ast.ClassDef) -> bool:
-    return any(isinstance(mark, ast.Name) and mark.id == section.__name__ for mark in made.decorator_list)
-
-
-def _documented(made: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for line, after in zip(made.body, made.body[1:], strict=False):
-        match line, after:
-            case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield key, text
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 110, break_on_hyphens=False) + "\n"
 
 
 def _files() -> Iterator[str]:

@@ -3,11 +3,13 @@
     python experiments/run.py experiments/exchange_lenet/small.yaml
 
 The file is a configuration with two further sections: ``resources: {ranks: N}`` and ``sweep``, whose ``zip`` lists
-values that go together (run i takes the i-th of each) and whose ``seeds`` repeats all of it under seeds 0, 1, ...
+values that go together (run i takes the i-th of each; null: the key is left out) and whose ``seeds`` repeats all of it
+under seeds 0, 1, ...
 Runs that are done are not run again. Their records are copied to the experiment's ``results``.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,7 @@ def expand(values: dict[str, Any], name: str) -> list[tuple[str, int, dict[str, 
     assert len(lengths) == 1, f"sweep.zip: the lists have different lengths {sorted(lengths)}"
     runs = []
     for index in range(lengths.pop()):
-        chosen = {key: column[index] for key, column in columns.items()}
+        chosen = {key: column[index] for key, column in columns.items() if column[index] is not None}
         ranks = int(chosen.pop("resources.ranks", values.get("resources", {}).get("ranks", 1)))
         for seed in range(sweep.get("seeds", 1)):
             label = "-".join(str(value) for key, value in chosen.items() if key.endswith(".name"))
@@ -48,7 +50,7 @@ def main() -> None:
     config.write_text(yamls.dump(base), encoding="utf-8")
     for name, ranks, overrides in expand(values, arguments.file.stem):
         run_dir = work / name
-        words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+        words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]
         command = [sys.executable, "-m", "jobs", "train", str(config), "--ranks", str(ranks), *words]
         subprocess.run([*command, "--run_dir", str(run_dir)], check=True)
         (results / name).mkdir(parents=True, exist_ok=True)

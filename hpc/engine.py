@@ -175,6 +175,7 @@ class Engine:
         self.record["profile"].append(**self._clock.take())
         if place.ended_by or place.epoch % config.checkpoint.every_epochs == 0:
             self._save()
+            self.record["profile"].columns["checkpoint"][-1] += self._clock.take()["checkpoint"]
         parts.write_record(self.record, "done" if place.ended_by else "running", place.ended_by)
         self._show_epoch(train_loss, valid, test)
 
@@ -234,7 +235,7 @@ class Engine:
             doing,
             epoch=place.epoch,
             step=place.step,
-            steps=steps,
+            steps_planned=steps,
             seconds=round(now - self._started, 3),
             samples_per_second=round(config.data.batch_size * self.parts.comm.size / pace, 1),
             seconds_left=round((steps - place.step) * pace, 1),
@@ -257,6 +258,7 @@ class Engine:
         self._beat("training")
 
     def _finish(self, state: str, ended_by: str) -> str:
+        self._record_exchange()
         self.parts.write_record(self.record, state, ended_by)
         return state
 

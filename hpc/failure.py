@@ -8,6 +8,7 @@ from typing import Final
 
 from hpc.comm import Communicator
 from hpc.config.folder import LOGS, ended, resumable
+from hpc.config.launcher import promise
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RankTimeoutError, RunError
 from hpc.heartbeat import last_seen
@@ -33,7 +34,8 @@ def end_all(error: BaseException, config: Config, comm: Communicator) -> int:
     if isinstance(error, RunError) and comm.rank > 0:
         time.sleep(0.5)  # what all ranks find, rank 0 says; it ends this one meanwhile
     prefix = f"rank {comm.rank}: " if comm.size > 1 else ""
-    print(f"structlearn: {prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201 - the answer
+    if not isinstance(error, ConfigError) or _speaks():
+        print(f"structlearn: {prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201 - the answer
     if not isinstance(error, ConfigError) and run_dir.is_dir():
         try:
             ended(run_dir, "stopped" if code == STOPPED else "failed", f"{prefix}{message}")
@@ -41,3 +43,9 @@ def end_all(error: BaseException, config: Config, comm: Communicator) -> int:
             print(f"structlearn: status.json could not be written ({trouble})", file=sys.stderr, flush=True)  # noqa: T201
     comm.abort(code)
     return code
+
+
+def _speaks() -> bool:
+    """Is this the launcher's first process? A wrong pairing with MPI makes each of them think it is alone."""
+    made = promise()
+    return made is None or not made.rank

@@ -193,17 +193,18 @@ def main() -> int:
     if OUR_LAUNCHER in os.environ:
         _die_with_parent()
     try:
-        config = frozen(arguments.run_dir)
-        if config is None:
-            raise ConfigError(f"{arguments.run_dir}: holds no config.yaml; start with structlearn train CONFIG.yaml")
+        config = _frozen_in(arguments.run_dir)
     except ConfigError as error:
         print(f"structlearn: {error}", file=sys.stderr)  # noqa: T201 - the answer
         return error.exit_code
-    return run(_moved(config, arguments.run_dir), progress=arguments.progress, as_json=arguments.json)
+    return run(config, progress=arguments.progress, as_json=arguments.json)
 
 
-def _moved(config: Config, run_dir: Path) -> Config:
-    """The folder may lie elsewhere than when it was made."""
+def _frozen_in(run_dir: Path) -> Config:
+    """The folder's configuration; the folder may lie elsewhere than when it was made."""
+    config = frozen(run_dir)
+    if config is None:
+        raise ConfigError(f"{run_dir}: holds no config.yaml; start with structlearn train CONFIG.yaml")
     return replace(config, run_dir=str(run_dir))
 
 

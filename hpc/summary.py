@@ -29,9 +29,8 @@ def summarise(engine: Engine, state: str) -> dict[str, Any]:
         "exchange": {key: sum(rows[key]) for key in ("sent", "received", "skipped", "mass")},
     }
     if parts.comm.rank == 0:
-        about = {
-            key: value for key, value in summary.items() if key not in {"state", "run_dir", "world_size", "epochs"}
-        }
+        elsewhere = {"state", "run_dir", "world_size", "epochs", "steps"}
+        about = {key: value for key, value in summary.items() if key not in elsewhere}
         parts.heartbeat.status(state, heartbeat=time.time(), epoch=engine.place.epoch, step=engine.place.step, **about)
     return summary
 

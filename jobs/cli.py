@@ -2,19 +2,21 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from hpc.config.launcher import promise
 from hpc.config.root import Progress
-from hpc.errors import RunError
+from hpc.errors import ConfigError, RunError
+
+# The base of what Typer raises for a wrong command line: click's class, or that of the copy of click which
+# newer versions of Typer bring along. It has no public name that holds for both.
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="structlearn",
     help="Train networks whose structure, learning rates and regularisation look after themselves.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -89,15 +91,27 @@ def doctor(
 
 def main() -> None:
     """The console script: one message for a mistake, no traceback, the documented exit codes."""
+    arguments = sys.argv[1:]
     try:
-        sys.exit(app(standalone_mode=False))  # a command's typer.Exit comes back as its code
-    except click.exceptions.Abort:
+        # A command's typer.Exit comes back as its code.
+        code = app(arguments or ["--help"], prog_name="structlearn", standalone_mode=False)
+        sys.exit(code if arguments else 2)
+    except typer.Abort:
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
+    except _UsageError as error:
+        where = error.ctx.command_path if error.ctx else "structlearn"
+        _say(f"{error.format_message().replace('Value error, ', '').rstrip('.')} (see {where} --help)")
         sys.exit(2)
     except RunError as error:
-        made = promise()
-        if made is None or not made.rank:  # under a launcher, rank 0 speaks for all
-            typer.echo(f"structlearn: {error}", err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
+
+
+def _say(message: str) -> None:
+    """One message on standard error. Under a launcher, rank 0 speaks for all."""
+    try:
+        made = promise()
+    except ConfigError:  # it cannot be understood, and the message says so
+        made = None
+    if made is None or not made.rank:
+        typer.echo(f"structlearn: {message}", err=True)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -212,7 +213,7 @@ def _files() -> Iterator[Finding]:
 
 def _data() -> Iterator[Finding]:
     """Which data sets a configuration can name without saying where they are."""
-    found, missing = ["digits (in scikit-learn)"], []
+    found, missing = (["digits (in scikit-learn)"], []) if find_spec("sklearn") else ([], ["digits"])
     for name in PUBLISHED:
         try:
             files = locate(ImageFiles(name=name))  # type: ignore[arg-type]  # the names are those of the class
@@ -220,7 +221,7 @@ def _data() -> Iterator[Finding]:
         except ConfigError:
             missing.append(name)
     lacking = f"; not found: {', '.join(missing)}" if missing else ""
-    yield Finding("data sets", "ok", ", ".join(found) + lacking,
+    yield Finding("data sets", "ok", (", ".join(found) or "none") + lacking,
                   "put their files into $STRUCTLEARN_DATA/NAME, or set data.root" if missing else "")  # fmt: skip
 
 

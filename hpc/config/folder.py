@@ -17,7 +17,7 @@ from typing import Any, Final
 from hpc.config import yamls
 from hpc.config.read import differences, to_yaml, validate
 from hpc.config.root import Config
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, RunError
 
 CONFIG: Final = "config.yaml"
 STATUS: Final = "status.json"
@@ -71,7 +71,10 @@ def frozen(run_dir: Path) -> Config | None:
 def check_folder(config: Config) -> None:
     """Refuse a run folder that cannot be written or that belongs to another configuration."""
     run_dir = Path(config.run_dir)
-    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    try:
+        nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    except OSError as error:  # a name that no file system takes
+        raise ConfigError(f"run_dir: got {config.run_dir!r}: {error.strerror}; choose another run_dir") from None
     if not nearest.is_dir():
         raise ConfigError(f"run_dir: {nearest} is a file, but a folder is needed; choose another run_dir")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -88,13 +91,19 @@ def check_folder(config: Config) -> None:
 def freeze(config: Config) -> Path:
     """Make the run folder and write the resolved configuration into it; the folder's path.
 
-    A configuration that is there already stays as it is (:func:`check_folder` has compared it).
+    :func:`check_folder` has compared it with one that is there already: what may differ takes the new value.
+
+    Raises:
+        RunError: the folder cannot be written, though :func:`check_folder` found no reason (a full disk, say).
     """
     run_dir = Path(config.run_dir)
-    for folder in (run_dir, run_dir / CHECKPOINTS, run_dir / LOGS):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not (run_dir / CONFIG).exists():
-        write_atomically(run_dir / CONFIG, to_yaml(config))
+    try:
+        for folder in (run_dir, run_dir / CHECKPOINTS, run_dir / LOGS):
+            folder.mkdir(parents=True, exist_ok=True)
+        if frozen(run_dir) != config:
+            write_atomically(run_dir / CONFIG, to_yaml(config))
+    except OSError as error:
+        raise RunError(f"run_dir: {run_dir} cannot be written to ({error.strerror}); choose another run_dir") from error
     return run_dir
 
 

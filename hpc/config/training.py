@@ -8,7 +8,6 @@ from hpc.config.types import (
     Count,
     Flag,
     Fraction,
-    Int,
     Natural,
     NonNegative,
     Positive,
@@ -258,5 +257,3 @@ class RecordConfig:
     every_steps: Count | None = None
     """Write the mean training loss of every so many steps to /steps; null: none."""
 
-
-EpochCount = Annotated[Int, Field(ge=1)]

@@ -1,5 +1,6 @@
 """The building blocks of the configuration: strict numbers and the frozen, closed dataclass."""
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, dataclass_transform
@@ -27,6 +28,12 @@ def section(cls: type[T]) -> type[T]:
 
     The docstring under each field becomes its description in the JSON schema.
     """
+    own = inspect.get_annotations(cls)
+    for base in cls.__mro__[1:]:  # pydantic reads the docstrings of a class's own fields alone
+        for name, info in getattr(base, "__pydantic_fields__", {}).items():
+            if info.description and name not in own:
+                own[name] = Annotated[base.__annotations__[name], Field(description=info.description)]
+    cls.__annotations__ = own
     config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     made: Any = dataclass(config=config, frozen=True, kw_only=True)(cls)
     return made  # type: ignore[no-any-return]

@@ -9,7 +9,8 @@ from hpc.comm import Alone
 
 FILE = Path(__file__).parent / "bodies.py"
 _spec = importlib.util.spec_from_file_location("bodies", FILE)
-assert _spec and _spec.loader
+assert _spec is not None
+assert _spec.loader is not None
 bodies = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bodies)
 NAMES = [body.__name__ for body in bodies.BODIES]

@@ -11,7 +11,8 @@ import pytest
 
 SUPPORT = Path(__file__).parent.parent / "support"
 _spec = importlib.util.spec_from_file_location("identical", SUPPORT / "identical.py")
-assert _spec and _spec.loader
+assert _spec is not None
+assert _spec.loader is not None
 identical = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(identical)
 

@@ -14,7 +14,7 @@ TIMES = {"seconds", "seconds_blocked"}
 
 
 def last_checkpoint(run_dir: Path) -> Path:
-    return sorted((run_dir / "checkpoints").glob("step-*/manifest.json"))[-1].parent
+    return max((run_dir / "checkpoints").glob("step-*/manifest.json")).parent
 
 
 def datasets(path: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def datasets(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(name: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset) or name.split("/")[-1] in TIMES or "profile/" in name:
+        if not isinstance(item, h5py.Dataset) or name.rsplit("/", maxsplit=1)[-1] in TIMES or "profile/" in name:
             return
         if name == "skeleton":
             found[name] = without_times(json.loads(item[()].tobytes()))

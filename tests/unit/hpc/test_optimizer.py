@@ -99,7 +99,7 @@ def test_it_goes_on_from_its_state(name):
     train(model, optimizer, 3)
     twin = copy.deepcopy(model)
     other = build(config, twin.parameters())
-    other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(model, optimizer, 3, start=3)
     train(twin, other, 3, start=3)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):

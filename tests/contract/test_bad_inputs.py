@@ -1,0 +1,68 @@
+"""Every row of the table of mistakes: one message that helps, the exit code, no traceback, nothing lost."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("pandas", reason="the extra analysis is not installed")
+sys.path.insert(0, str(Path(__file__).parent))  # the table is a script, too: its modules lie beside it
+
+from bad_inputs import page  # noqa: E402
+from bad_rows import ROWS  # noqa: E402
+from provoking import Bad, Outcome, provoke, train  # noqa: E402
+
+ROOT = Path(__file__).parent.parent.parent
+CASES = [
+    pytest.param(row, id=f"{section}: {row.title}".replace(" ", "-")) for section, rows in ROWS.items() for row in rows
+]
+CHANGES = {"run/status.json"}
+"""It says what happened last, also when that was a failure."""
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bad], Outcome]:
+    """What comes of a row; each is provoked once."""
+    trained = train(tmp_path_factory.mktemp("trained"))
+    known: dict[int, Outcome] = {}
+
+    def find(row: Bad) -> Outcome:
+        if id(row) not in known:
+            known[id(row)] = provoke(row, tmp_path_factory.mktemp("row"), trained)
+        return known[id(row)]
+
+    return find
+
+
+@pytest.mark.parametrize("row", CASES)
+def test_a_mistake_is_told(row: Bad, outcome: Callable[[Bad], Outcome]) -> None:
+    found = outcome(row)
+    assert row.says, "a row without words tests nothing"
+    for words in row.says:
+        assert words in found.err
+    assert found.code == row.code
+    assert found.err.startswith("structlearn: ")
+    assert found.err.count("structlearn: ") == 1
+    assert "Traceback" not in found.out + found.err
+
+
+@pytest.mark.parametrize("row", CASES)
+def test_a_mistake_loses_nothing(row: Bad, outcome: Callable[[Bad], Outcome]) -> None:
+    found = outcome(row)
+    lost = [name for name, content in found.before.items() if found.after.get(name) != content and name not in CHANGES]
+    assert lost == []
+    if row.code == 2:
+        assert found.after.keys() == found.before.keys(), "a run that is refused leaves nothing behind"
+
+
+def test_there_are_enough_and_none_twice() -> None:
+    titles = [(section, row.title) for section, rows in ROWS.items() for row in rows]
+    assert len(titles) == len(set(titles)) >= 30
+
+
+def test_the_page_is_current(outcome: Callable[[Bad], Outcome]) -> None:
+    made = page({section: [(row, outcome(row)) for row in rows] for section, rows in ROWS.items()})
+    kept = (ROOT / "docs" / "bad-inputs.md").read_text(encoding="utf-8")
+    assert kept == made, "python tests/contract/bad_inputs.py > docs/bad-inputs.md"
