@@ -26,7 +26,7 @@ class FlatBuffer:
 
     def pack(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Copy the tensors in; the host buffer, ready to be sent."""
-        torch._foreach_copy_(self._views, list(tensors))
+        _copy(self._views, tensors)
         if self._staging is not self.host:
             self.host.copy_(self._staging)  # waits for the device: the host reads it next
         return self.host
@@ -35,4 +35,9 @@ class FlatBuffer:
         """Copy the buffer back out into the tensors."""
         if self._staging is not self.host:
             self._staging.copy_(self.host, non_blocking=True)
-        torch._foreach_copy_(list(tensors), self._views)
+        _copy(tensors, self._views)
+
+
+def _copy(into: Sequence[torch.Tensor], source: Sequence[torch.Tensor]) -> None:
+    if into or source:  # torch refuses to copy nothing
+        torch._foreach_copy_(list(into), list(source))

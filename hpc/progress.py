@@ -159,7 +159,7 @@ class Bar:
 
     def tell(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False)
+        self._progress.console.print(text, highlight=False, markup=False, emoji=False)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -69,7 +69,9 @@ def run(config: Config, *, progress: str = "auto", as_json: bool = False) -> int
             comm.barrier("end the run")
         if comm.rank == 0:
             if progress != "none":
-                Console(file=out, width=None if out.isatty() else 120, highlight=False).print(closing_table(summary))
+                width = None if out.isatty() else 120
+                console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+                console.print(closing_table(summary))
             if as_json:
                 print(json.dumps(summary), flush=True)  # noqa: T201 - the answer
         return DONE if state == "done" else STOPPED

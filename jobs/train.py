@@ -13,7 +13,7 @@ from hpc.config.launcher import promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
-from jobs.launch import launch
+from jobs.launch import find_mpiexec, launch
 
 
 def train(
@@ -46,6 +46,7 @@ def train(
     check(config, ranks if starts_ranks and ranks else _local_ranks())
     _check_installed(config, ranks or found)
     if starts_ranks and ranks is not None and (ranks > 1 or found > 1):
+        find_mpiexec()  # complains before there is a folder
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
         return _understood(launch(ranks, [sys.executable, "-m", "hpc.run", str(run_dir), *options]), run_dir)

@@ -3,20 +3,32 @@
 import difflib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from datetime import date
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Tag, ValidationError
 
+from hpc.config import yamls
 from hpc.config.root import Config
 
 
 def explain(error: ValidationError) -> list[str]:
-    """One line for each problem, in the order of the keys."""
-    return [_line(problem) for problem in error.errors(include_url=False)]
+    """One line for each problem, in the order of the keys.
+
+    Where a key takes one of several types, pydantic complains for each: the one that got furthest is told.
+    """
+    told: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        key, owner, leaf = _resolve(problem["loc"])
+        if any(other.startswith(f"{key}.") for other in told):
+            continue
+        for shorter in [other for other in told if key.startswith(f"{other}.")]:
+            del told[shorter]
+        told.setdefault(key, _line(problem, key, owner, leaf))
+    return list(told.values())
 
 
-def _line(problem: Any) -> str:
-    key, owner, leaf = _resolve(problem["loc"])
+def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
     given = _short(problem["input"])
     known = [field.name for field in fields(owner)] if is_dataclass(owner) else []
     match problem["type"]:
@@ -31,12 +43,17 @@ def _line(problem: Any) -> str:
             says = f"missing, and it has no default{_needed_by(owner)}; give it a value"
         case "too_long" if key in {"penalties", "regularizers"}:
             says = f"got {given}, but none is available in this version; leave the list empty"
+        case "dataclass_type" if "name" in known and isinstance(problem["input"], str):
+            says = f"got {given}, but it is a section; write {key}: {{name: {problem['input']}}}"
         case "dataclass_type":
             says = f"got {given}, but it is a section with the keys {', '.join(known)}"
+        case "string_type" if isinstance(problem["input"], bool | int | float | date):
+            says = f"got {given}, but this is text; put it in quotes"
         case "string_pattern_mismatch" if key == "model.name":
             says = f"got {given}; a model of your own is written package.module:function"
         case _:
             says = f"got {given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+            says = says.replace("valid tuple", "list").replace("tuple", "list").replace(" after validation", "")
     return f"{key}: {says}"
 
 
@@ -63,14 +80,17 @@ def _needed_by(owner: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """A value as the user wrote it: YAML's null and true, not Python's."""
+    text = (
+        yamls.dump(value).split("\n", maxsplit=1)[0] if value is None or isinstance(value, bool | date) else repr(value)
+    )
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _resolve(loc: tuple[Any, ...]) -> tuple[str, Any, str]:
     """Pydantic's location as (dotted key, type that owns or is the last part, last part).
 
-    Pydantic puts the tags of unions between the keys; a reader's file has no tags.
+    Pydantic puts the tags and types of unions between the keys; a reader's file has neither.
     """
     here: Any = Config
     owner: Any = Config
@@ -79,6 +99,8 @@ def _resolve(loc: tuple[Any, ...]) -> tuple[str, Any, str]:
         tagged = dict(_tags(here))
         if part in tagged:
             here = owner = tagged[part]
+            continue
+        if str(part).partition("[")[0] in _labels(here):
             continue
         key.append(str(part))
         sections = [kind for kind in _dataclasses(here) if hasattr(kind, "__dataclass_fields__")]
@@ -110,6 +132,12 @@ def _members(hint: Any) -> Iterator[tuple[str | None, Any]]:
 
 def _tags(hint: Any) -> Iterator[tuple[str, Any]]:
     return ((tag, kind) for tag, kind in _members(hint) if tag is not None)
+
+
+def _labels(hint: Any) -> set[str]:
+    """What pydantic calls the members of a union of plain types in a location, without what is in brackets."""
+    kinds = [kind for tag, kind in _members(hint) if tag is None and kind is not type(None) and not is_dataclass(kind)]
+    return {(get_origin(kind) or kind).__name__ for kind in kinds} if len(kinds) > 1 else set()
 
 
 def _dataclasses(hint: Any) -> list[Any]:

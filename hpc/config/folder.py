@@ -7,6 +7,7 @@ checkpoints/    what the run resumes from
 logs/           one file a rank: its last sign of life, and its traceback if it failed
 """
 
+import fcntl
 import json
 import os
 import secrets
@@ -24,6 +25,7 @@ STATUS: Final = "status.json"
 RECORD: Final = "record.h5"
 CHECKPOINTS: Final = "checkpoints"
 LOGS: Final = "logs"
+LOCK: Final = ".lock"
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
@@ -69,23 +71,49 @@ def frozen(run_dir: Path) -> Config | None:
 
 
 def check_folder(config: Config) -> None:
-    """Refuse a run folder that cannot be written or that belongs to another configuration."""
+    """Refuse a run folder that cannot be written or that holds a run of another configuration.
+
+    A run that failed before its first checkpoint (a mistake in the configuration, say) holds nothing yet: mended,
+    it starts again in the same folder.
+    """
     run_dir = Path(config.run_dir)
     try:
         nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     except OSError as error:  # a name that no file system takes
-        raise ConfigError(f"run_dir: got {config.run_dir!r}: {error.strerror}; choose another run_dir") from None
+        given = config.run_dir if len(config.run_dir) <= 60 else f"{config.run_dir[:57]}..."
+        raise ConfigError(f"run_dir: got {given!r}: {error.strerror}; choose another run_dir") from None
     if not nearest.is_dir():
         raise ConfigError(f"run_dir: {nearest} is a file, but a folder is needed; choose another run_dir")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"run_dir: {nearest} cannot be written to; choose another run_dir or mend its permissions")
     before = frozen(run_dir)
-    if before is not None and (keys := differences(before, config)):
+    if before is not None and (keys := differences(before, config)) and _begun(run_dir):
         listed = "\n  ".join(keys)
         raise ConfigError(
             f"run_dir: {run_dir} holds a run of another configuration; choose another run_dir, "
             f"or give the same values:\n  {listed}"
         )
+
+
+def _begun(run_dir: Path) -> bool:
+    """Is there anything of a run in a folder: a checkpoint, a record, or a process that trains?"""
+    return resumable(run_dir) or (run_dir / RECORD).exists() or _locked(run_dir)
+
+
+def _locked(run_dir: Path) -> bool:
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks: nothing can be said
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def freeze(config: Config) -> Path:

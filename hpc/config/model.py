@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Field, JsonValue, Tag, model_validator
 
 from hpc.config.types import Count, Flag, Fraction, Positive, Text, by_name, section
 
@@ -113,7 +113,7 @@ class Custom:
 
     name: Annotated[Text, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
     """`package.module:function`."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the function."""
 
     @model_validator(mode="before")

@@ -57,9 +57,9 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--") or len(word) == 2:
-            raise ConfigError(f"{word}: not understood; overrides have the form --KEY.SUBKEY VALUE")
         key, equals, value = word[2:].partition("=")
+        if not word.startswith("--") or not all(key.split(".")):
+            raise ConfigError(f"{word}: not understood; overrides have the form --KEY.SUBKEY VALUE")
         if not equals:
             if not rest or (rest[0].startswith("--")):
                 raise ConfigError(f"--{key}: no value follows; overrides have the form --KEY.SUBKEY VALUE")

@@ -33,7 +33,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent with momentum (torch.optim.SGD)."""
 
     name: Literal["sgd"] = "sgd"
-    lr: NonNegative = 0.05
+    lr: NonNegative = 0.02
     """Learning rate."""
     momentum: Fraction = 0.9
     """Momentum."""
@@ -256,4 +256,3 @@ class RecordConfig:
 
     every_steps: Count | None = None
     """Write the mean training loss of every so many steps to /steps; null: none."""
-

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from jobs.cli import main
@@ -18,6 +19,11 @@ HIDDEN = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "MPI_", "STRUCTLEARN_")
 MODEL = "--data.train_size 96 --model.widths [8]"
 TRAINED = f"train --run_dir run --epochs 2 {MODEL} --progress none"
 """The command that makes the finished run which some rows then damage."""
+
+
+DIGITS = f"train {MODEL} --epochs 1 --progress none"
+OWN = "train --data.train_size 96 --epochs 1 --progress none"
+"""For a network without widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,7 @@ class Bad:
         trained: the folder ``run`` with a finished run is there.
         patched: what is replaced in the program: machines that this one is not.
         apart: needs a process of its own (MPI starts in it).
+        late: it takes the data to find it, so the run folder is made before.
     """
 
     title: str
@@ -49,6 +56,17 @@ class Bad:
     trained: bool = False
     patched: Mapping[str, object] = field(default_factory=dict)
     apart: bool = False
+    late: bool = False
+
+
+def config(title: str, yaml: str, *says: str, **more: Any) -> Bad:
+    """A mistake in the file."""
+    return Bad(title=title, yaml=yaml, says=says, **more)
+
+
+def command(title: str, args: str, *says: str, **more: Any) -> Bad:
+    """A mistake on the command line, or one that a command meets."""
+    return Bad(title=title, args=args, says=says, **more)
 
 
 @dataclass(frozen=True)

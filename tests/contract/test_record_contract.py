@@ -95,10 +95,9 @@ def test_a_damaged_record_is_refused_and_never_read_wrong(run_dir):
         file.write_bytes(damaged)
         try:
             found = load(run_dir)
-        except schema.RecordError as error:
-            assert str(file) in str(error)
+        except schema.RecordError:
             refused += 1
-        else:  # a byte that nothing hangs on
-            for name in ("epochs", "exchange", "profile", "steps", "runs"):
-                assert getattr(found, name).equals(getattr(whole, name))
+            continue
+        for name in ("epochs", "exchange", "profile", "steps", "runs"):  # a byte that nothing hangs on
+            assert getattr(found, name).equals(getattr(whole, name))
     assert refused > len(content) / 101 / 2

@@ -130,7 +130,7 @@ def test_the_files_are_on_the_disk_before_the_manifest_is(folder, monkeypatch):
     fsync, replace = os.fsync, Path.replace
 
     def noted_fsync(descriptor: int) -> None:
-        events.append("fsync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        events.append("fsync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
     def noted_replace(self: Path, target: Path) -> Path:
@@ -327,11 +327,21 @@ def test_saving_where_one_was_interrupted_works(folder):
     assert at(folder).load().step == 10
 
 
-def test_an_exception_on_the_way_leaves_no_temporary_file(folder):
+def test_what_cannot_be_held_is_named_and_leaves_nothing_that_looks_complete(folder):
     with pytest.raises(TypeError, match="state weird"):
         at(folder).save(10, 1, {}, {"weird": object()})
-    assert not list(folder.rglob("*.tmp"))
     assert at(folder).load() is None
+
+
+def test_an_interruption_leaves_no_temporary_file(folder, monkeypatch):
+    def interrupt(path: Path, _: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensorfile, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(at(folder), 10)
+    assert names(folder / name(10)) == []
 
 
 # --- a disk that is full -----------------------------------------------------------------------------------

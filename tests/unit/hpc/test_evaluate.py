@@ -32,7 +32,8 @@ def batches(size: int, inputs: torch.Tensor, targets: torch.Tensor):
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
 def test_batches_of_any_size_give_the_direct_result(model, size):
     inputs, targets = data(50)
-    score = evaluate(model, batches(size, inputs, targets), Objective("classification", CPU, torch.float32), Alone(), "x")
+    objective = Objective("classification", CPU, torch.float32)
+    score = evaluate(model, batches(size, inputs, targets), objective, Alone(), "x")
     answer = model(inputs)
     assert score.loss == pytest.approx(cross_entropy(answer.double(), targets).item(), rel=1e-6)
     assert score.accuracy == (answer.argmax(1) == targets).double().mean().item()

@@ -12,7 +12,9 @@ import torch
 from hpc import record as module
 from hpc.record import COLUMNS, OPTIONAL, Record, Table
 
-ATTRIBUTES = {"run_id": "abc", "config": "epochs: 3\n", "versions": "{}", "world_size": 2, "state": "running", "ended_by": ""}
+ATTRIBUTES = {
+    "run_id": "abc", "config": "epochs: 3\n", "versions": "{}", "world_size": 2, "state": "running", "ended_by": "",
+}  # fmt: skip
 
 
 def row(table: str, number: float) -> dict[str, float]:

@@ -49,7 +49,6 @@ def test_no_two_purposes_seeds_or_keys_share_a_stream():
 
 def test_a_seed_depends_on_nothing_else():
     expected = seed_for(3, "order", 1)
-    np.random.seed(0)
     torch.manual_seed(0)
     generator(3, "order", 1).random(100)
     assert seed_for(3, "order", 1) == expected
@@ -77,5 +76,5 @@ def test_neighbouring_streams_are_unrelated():
 
 
 def test_an_unknown_purpose_is_an_error():
-    with pytest.raises(ValueError, match="tuple.index"):
+    with pytest.raises(ValueError, match="not in tuple"):
         seed_for(0, "typo")

@@ -1,7 +1,9 @@
 """One state in one file: exact when it is whole, and never taken for whole when it is not."""
 
 import json
+import random
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,20 @@ def test_one_flipped_bit_in_any_byte_is_noticed(path, small):
     assert torch.equal(read(path, entry)["weight"], state["weight"])  # whole again
 
 
+def test_the_checksum_of_the_rest_is_of_every_byte_outside_the_tensors(path):
+    draw = random.Random(0)
+    content = draw.randbytes(3000)
+    path.write_bytes(content)
+    for _ in range(200):
+        extents = [(draw.randrange(3000), draw.choice([0, 1, 50, 400])) for _ in range(draw.randrange(6))]
+        extents = [(offset, min(length, 3000 - offset)) for offset, length in extents]
+        inside = {place for offset, length in extents for place in range(offset, offset + length)}
+        rest = bytes(byte for place, byte in enumerate(content) if place not in inside)
+        entries = {str(n): {"offset": offset, "bytes": length} for n, (offset, length) in enumerate(extents)}
+        with path.open("rb") as file:
+            assert tensorfile._rest_crc32(file.fileno(), 3000, entries) == zlib.crc32(rest)
+
+
 def test_any_flipped_bit_of_a_byte_is_noticed(path, small):
     content, entry, _ = small
     extents = [tensor["offset"] for tensor in entry["tensors"].values()]
@@ -286,7 +302,8 @@ def test_a_strange_entry_is_refused(path, small, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"dtype": "qint8"}, {"dtype": "float64"}, {"shape": [7]}, {"shape": [2**40]}, {"shape": [-1]}, {"crc32": 0}],
+    "change",
+    [{"dtype": "qint8"}, {"dtype": "float64"}, {"shape": [7]}, {"shape": [2**40]}, {"shape": [-1]}, {"crc32": 0}],
     ids=str,
 )  # fmt: skip
 def test_a_strange_tensor_entry_is_refused(path, small, change):

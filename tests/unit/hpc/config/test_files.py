@@ -91,8 +91,7 @@ def test_the_message_names_files_places_and_the_remedy(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith("data.root: fashion-mnist needs the files train-images-idx3-ubyte, ")
     assert (
-        "data/fashion-mnist (lacks train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte)"
-        in message
+        "data/fashion-mnist (lacks train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte)" in message
     )
     assert f"{tmp_path / 'home/.cache/structlearn/fashion-mnist'} (none of them)" in message
     assert "dataset-fashion-mnist" in message
@@ -105,9 +104,7 @@ def test_the_archive_to_unpack_is_named(name: str) -> None:
 
 
 def test_a_root_that_is_missing_or_a_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^data\.root: .*nope does not exist; give the place of the files of mnist"
-    ):
+    with pytest.raises(ConfigError, match=r"^data\.root: .*nope does not exist; give the place of the files of mnist"):
         locate(ImageFiles(name="mnist", root="nope"))
     put(tmp_path, "file")
     with pytest.raises(ConfigError, match="is a file, not a folder"):
@@ -131,9 +128,7 @@ def test_text_that_is_ambiguous_or_missing(tmp_path: Path) -> None:
     ):
         locate(TextFiles(root="two"))
     put(tmp_path / "few", "train.txt")
-    with pytest.raises(
-        ConfigError, match=r"no .txt file in few has 'valid' or 'test' in its name .found: train.txt."
-    ):
+    with pytest.raises(ConfigError, match=r"no .txt file in few has 'valid' or 'test' in its name .found: train.txt."):
         locate(TextFiles(root="few"))
     put(tmp_path / "both", "train-test.txt", "valid.txt")
     with pytest.raises(ConfigError, match=r"two of the words in its name \(train-test.txt, valid.txt\)"):
@@ -156,8 +151,6 @@ def test_tables(tmp_path: Path) -> None:
 
 def test_a_classification_has_one_target(tmp_path: Path) -> None:
     put(tmp_path, "one.csv")
-    with pytest.raises(
-        ConfigError, match=r"data.target: got .'a', 'b'., but a classification has one target"
-    ):
+    with pytest.raises(ConfigError, match=r"data.target: got .'a', 'b'., but a classification has one target"):
         locate(Tabular(root="one.csv", target=("a", "b")))
     assert locate(Tabular(root="one.csv", target=("a", "b"), task="regression"))

@@ -1,0 +1,164 @@
+"""Mistakes in configurations and on the command line: what each is, and what its message must say."""
+
+from pathlib import Path
+from typing import Final
+
+import bad_files as make
+from provoking import DIGITS, OWN, command, config
+
+CONFIGURATION: Final = [
+    config("a key with a typing error", "epoch: 5", "epoch: unknown key", "did you mean epochs?"),
+    config(
+        "the same in a section",
+        "optimizer: {name: sgd, momentun: 0.9}",
+        "optimizer.momentun: unknown key",
+        "did you mean momentum?",
+    ),
+    config(
+        "the key of another choice",
+        "optimizer: {name: adam, momentum: 0.9}",
+        "optimizer.momentum: unknown key",
+        "betas",
+    ),
+    command(
+        "a network that does not exist",
+        "train --model.name resnet81",
+        "model.name: got 'resnet81'",
+        "did you mean resnet18?",
+        "package.module:function",
+    ),
+    command("text for a number", "train --epochs ten", "epochs: got 'ten'", "valid integer"),
+    config("a number in quotes", 'epochs: "10"', "epochs: got '10'", "valid integer"),
+    config("yes for a number", "epochs: yes", "epochs: got true", "valid integer"),
+    config("nothing for a number", "epochs:", "epochs: got null", "valid integer"),
+    command("a number that is too small", "train --epochs 0", "epochs: got 0", "or equal to 1"),
+    command("a learning rate below 0", "train --optimizer.lr -0.1", "optimizer.lr: got -0.1", "or equal to 0"),
+    config("a learning rate that is no number", "optimizer: {lr: .nan}", "optimizer.lr: got nan", "finite"),
+    command("a share above 1", "train --data.validation 1.5", "data.validation: got 1.5", "less than 1"),
+    config("a word where a section belongs", "model: mlp", "model: got 'mlp'", "write model: {name: mlp}"),
+    config("a list where a section belongs", "compute: [cpu]", "compute: got ['cpu']", "device"),
+    config("a section without a key that it needs", "exchange: {name: persyn}", "exchange.tau: missing", "persyn"),
+    config("a penalty: there is none yet", "penalties: [{name: l1}]", "penalties: got", "leave the list empty"),
+    config(
+        "several mistakes at once",
+        "epochs: -1\nsede: 3\ndata: {name: digits, batch_size: 0}",
+        "epochs: got -1",
+        "sede: unknown key; did you mean seed?",
+        "data.batch_size: got 0",
+    ),
+    command("keys below a value", "train bad.yaml --epochs.x 3", "--epochs.x", "no keys below it", yaml="epochs: 3"),
+    command("a key without a value", "train --epochs", "--epochs: no value follows", "--KEY.SUBKEY VALUE"),
+    command("a word too many", "train bad.yaml 5", "5: not understood", "--KEY.SUBKEY VALUE", yaml="epochs: 5"),
+    command("a value that is no YAML", "train --model.widths [8", "--model.widths", "not valid YAML"),
+    command("an empty key", "train --.name mlp", "--.name", "--KEY.SUBKEY VALUE"),
+]
+
+FILES: Final = [
+    config("no such file", "", "bad.yaml: cannot be read", "No such file", given="there is no bad.yaml"),
+    config("a folder", "", "bad.yaml: cannot be read", prepare=make.folder("bad.yaml"), given="bad.yaml is a folder"),
+    config(
+        "a file that is no text",
+        "",
+        "bad.yaml: cannot be read",
+        "UTF-8",
+        prepare=lambda: Path("bad.yaml").write_bytes(b"\xff\xfe\x00\x80"),
+        given="bad.yaml holds bytes",
+    ),
+    config("invalid YAML", "data: {name: digits\nepochs: 3", "bad.yaml, line 2", "not valid YAML"),
+    config("a tab", "data:\n\tname: digits", "bad.yaml, line 2", "not valid YAML"),
+    config("a key given twice", "seed: 1\nepochs: 3\nseed: 2", "bad.yaml, line 3: seed", "keep one"),
+    config("a key that is no word", "seed: 1\n[a, b]: 2", "bad.yaml, line 2: got ['a', 'b'] as a key"),
+    config("a list", "- epochs: 3", "bad.yaml: got list", "mapping of keys"),
+]
+
+COMBINATIONS: Final = [
+    config(
+        "Nesterov's momentum without momentum",
+        "optimizer: {name: sgd, momentum: 0, nesterov: true}",
+        "optimizer.nesterov",
+        "momentum above 0",
+    ),
+    config(
+        "a schedule that watches a validation that is not there",
+        "data: {name: digits, validation: 0}\nschedule: {name: plateau}",
+        "schedule.name: plateau",
+        "data.validation: 0.1",
+    ),
+    config(
+        "early stopping without validation",
+        "data: {name: digits, validation: 0}\nearly_stopping: {patience: 3}",
+        "early_stopping:",
+        "data.validation: 0.1",
+    ),
+    config(
+        "a warm-up longer than the run",
+        "epochs: 3\nschedule: {name: cosine, warmup_epochs: 5}",
+        "schedule.warmup_epochs: got 5",
+        "epochs: 3",
+    ),
+    config(
+        "milestones out of order",
+        "schedule: {name: step, milestones: [60, 30]}",
+        "schedule.milestones: got [60, 30]",
+        "increasing",
+    ),
+    config("a network for text on images", "model: {name: lstm}", "model.name: lstm does not take", "any network but"),
+    config(
+        "a network for images on text",
+        "data: {name: text, root: data}\nmodel: {name: mlp}",
+        "model.name: mlp does not take",
+        "use lstm",
+        prepare=make.texts("train.txt", "valid.txt", "test.txt"),
+    ),
+    config(
+        "a network for images on a table",
+        "data: {name: tabular, root: table.csv}\nmodel: {name: cnn}",
+        "model.name: cnn needs images",
+        "use mlp",
+        prepare=make.table("a,b,kind"),
+    ),
+    config(
+        "channels last without channels",
+        "data: {name: tabular, root: table.csv}\ncompute: {channels_last: true}",
+        "compute.channels_last",
+        "only images have channels",
+        prepare=make.table("a,b,kind"),
+    ),
+    command(
+        "a network that poolings use up",
+        f"{OWN} --model.name vgg11 --model.stem imagenet",
+        "model: vgg11 got images of 8 x 8",
+        "the smallest is",
+        code=1,
+    ),
+    command(
+        "more padding than image",
+        f"{DIGITS} --data.augment.pad 8",
+        "data.augment.pad: got 8",
+        "use 7 or less",
+        late=True,
+    ),
+    command(
+        "a mini-batch larger than the data",
+        f"{DIGITS} --data.batch_size 97",
+        "data.batch_size",
+        "96",
+        code=1,
+    ),
+    command(
+        "more samples than there are",
+        "train --data.train_size 5000",
+        "data.train_size: got 5000",
+        "null for all",
+        late=True,
+    ),
+]
+
+USAGE: Final = [
+    command("a command that does not exist", "trian", "'trian'", "Did you mean 'train'?"),
+    command("an option that does not exist", "report runs --out page --nope 3", "--nope", "report --help"),
+    command("an option that is missing", "report runs", "out", "report --help"),
+    command("an option without its value", "train --ranks", "'--ranks' requires an argument"),
+    command("a number of ranks that is none", "train --ranks two", "'--ranks'", "valid integer"),
+    command("a way to show progress that does not exist", "train --progress loud", "'loud' is not one of 'auto'"),
+]

@@ -1,0 +1,176 @@
+"""From text and command line to a configuration, and back."""
+
+from pathlib import Path
+
+import pytest
+
+from hpc.config.data import Digits, ImageFiles
+from hpc.config.model import Custom, Mlp
+from hpc.config.read import (
+    NOT_IDENTITY,
+    differences,
+    flatten,
+    identity,
+    parse_overrides,
+    read,
+    run_id,
+    schema,
+    to_values,
+    to_yaml,
+    validate,
+)
+from hpc.config.root import Config
+from hpc.config.training import Adam, Cosine, PerSyn, Sgd
+from hpc.errors import ConfigError
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "null"])
+def test_an_empty_file_is_all_defaults(text: str, tmp_path: Path) -> None:
+    assert read(written(tmp_path, text)) == read(None) == Config()
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    config = read(written(tmp_path, "seed: 3\noptimizer: {name: adam, lr: 1e-3}\nschedule: {name: cosine}"))
+    assert config.seed == 3
+    assert config.optimizer == Adam(lr=1e-3)
+    assert config.schedule == Cosine()
+
+
+def test_a_section_without_a_name_is_the_default_choice() -> None:
+    assert validate({"optimizer": {"lr": 0.2}, "data": {"batch_size": 8}}) == Config(
+        optimizer=Sgd(lr=0.2), data=Digits(batch_size=8)
+    )
+
+
+def test_a_model_of_ones_own_takes_any_option() -> None:
+    model = validate({"model": {"name": "mine:build", "depth": 3, "options": {"wide": True}}}).model
+    assert model == Custom(name="mine:build", options={"wide": True, "depth": 3})
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "epochs: 3\ndata: {name: digits, batch_size: 8}")
+    config = read(path, ["--epochs", "5", "--data.batch_size=16", "--model.widths", "[4, 4]"])
+    assert (config.epochs, config.data.batch_size, config.model) == (5, 16, Mlp(widths=(4, 4)))
+
+
+def test_another_name_starts_the_section_anew(tmp_path: Path) -> None:
+    """The file's momentum means nothing to Adam."""
+    path = written(tmp_path, "optimizer: {name: sgd, lr: 0.5, momentum: 0.8}")
+    assert read(path, ["--optimizer.name", "adam"]).optimizer == Adam()
+    assert read(path, ["--optimizer.name", "sgd"]).optimizer == Sgd(lr=0.5, momentum=0.8)
+    assert read(path, ["--optimizer.name", "adam", "--optimizer.lr", "0.1"]).optimizer == Adam(lr=0.1)
+
+
+def test_a_section_can_be_given_whole(tmp_path: Path) -> None:
+    path = written(tmp_path, "early_stopping: {patience: 3}")
+    assert read(path, ["--early_stopping", "null"]).early_stopping is None
+    assert read(None, ["--exchange", "{name: persyn, tau: 4}"]).exchange == PerSyn(tau=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pairs"),
+    [
+        ([], []),
+        (["--seed", "3"], [("seed", 3)]),
+        (["--seed=3"], [("seed", 3)]),
+        (["--optimizer.lr", "1e-3"], [("optimizer.lr", 1e-3)]),
+        (["--optimizer.lr", "-1"], [("optimizer.lr", -1)]),
+        (["--data.root", "a=b"], [("data.root", "a=b")]),
+        (["--data.root=a=b"], [("data.root", "a=b")]),
+        (["--data.root", ""], [("data.root", None)]),
+        (["--model.widths", "[1, 2]"], [("model.widths", [1, 2])]),
+        (["--seed", "1", "--seed", "2"], [("seed", 1), ("seed", 2)]),
+    ],
+)
+def test_overrides_are_pairs(arguments: list[str], pairs: list[tuple[str, object]]) -> None:
+    assert parse_overrides(arguments) == pairs
+
+
+@pytest.mark.parametrize(
+    "arguments", [["seed", "3"], ["-s", "3"], ["--"], ["--seed"], ["--seed", "--epochs"], ["--.a=1"]]
+)
+def test_what_is_no_override_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--KEY\.SUBKEY VALUE"):
+        parse_overrides(arguments)
+
+
+def test_an_override_does_not_go_below_a_value(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data\.name\.x: data\.name is 'digits'"):
+        read(written(tmp_path, "data: {name: digits}"), ["--data.name.x", "1"])
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate({"epochs": 0, "data": {"batch_size": "many"}, "sed": 1})
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["epochs", "data.batch_size", "sed"]
+
+
+# --- and back ------------------------------------------------------------------------------------------
+
+
+def test_the_text_says_every_key_and_the_choice_first() -> None:
+    text = to_yaml(Config())
+    assert text.splitlines()[:2] == ["seed: 0", "run_dir: runs/example"]
+    assert "optimizer:\n  name: sgd\n" in text
+    assert set(flatten(to_values(Config()))) >= {"compute.deadline_s", "model.widths", "early_stopping", "penalties"}
+
+
+def test_flatten() -> None:
+    nested = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}}
+    assert flatten(nested) == {"a": 1, "b.c": [1, 2], "b.d.e": None, "f": {}}
+
+
+def test_the_schema_describes_every_key() -> None:
+    found = schema()
+    assert found["$schema"].endswith("2020-12/schema")
+    assert set(found["properties"]) == set(to_values(Config()))
+    assert found["additionalProperties"] is False
+    for value in found["properties"].values():  # a text that section and key share stands at the section only
+        assert value.get("description") or found["$defs"][value["$ref"].rpartition("/")[2]]["description"]
+
+
+# --- identity ------------------------------------------------------------------------------------------
+
+
+def test_where_a_run_lies_does_not_make_it_another() -> None:
+    moved = validate({"run_dir": "elsewhere", "compute": {"deadline_s": 5}, "checkpoint": {"keep": 9}})
+    assert run_id(moved) == run_id(Config())
+    assert differences(Config(), moved) == []
+    assert not NOT_IDENTITY & identity(Config()).keys()
+
+
+def test_not_identity_names_keys_that_exist() -> None:
+    assert set(flatten(to_values(Config()))) >= NOT_IDENTITY
+
+
+def test_what_decides_the_result_makes_it_another() -> None:
+    other = validate({"seed": 1, "optimizer": {"name": "adam"}})
+    assert run_id(other) != run_id(Config())
+    told = differences(Config(), other)
+    assert "seed: 0 in the folder, 1 given" in told
+    assert "optimizer.name: 'sgd' in the folder, 'adam' given" in told
+    assert "optimizer.momentum: 0.9 in the folder, '(not set)' given" in told
+
+
+def test_a_run_id_is_twelve_digits_and_stays_the_same() -> None:
+    assert run_id(Config()) == run_id(validate(to_values(Config())))
+    assert len(run_id(Config())) == 12
+    assert int(run_id(Config()), 16) >= 0
+
+
+def test_a_frozen_configuration_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Config().seed = 1  # type: ignore[misc]
+
+
+def test_image_sets_share_a_section() -> None:
+    assert validate({"data": {"name": "svhn"}}).data == ImageFiles(name="svhn")
