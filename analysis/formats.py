@@ -109,7 +109,8 @@ def column(name: str) -> Column:
     if name in _COLUMNS:
         return _COLUMNS[name]
     # The key `epochs` is what a run was asked for, the column `epochs` what it did.
-    return Column(title(name) if "." in title(name) else f"{title(name)} (config)")
+    heading = title(name)
+    return Column(f"{heading} (config)" if heading in _COLUMNS else heading)
 
 
 def cell(name: str, value: Any) -> str:

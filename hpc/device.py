@@ -5,6 +5,7 @@ import os
 import torch
 
 from hpc.comm import Communicator
+from hpc.config.devices import cpu_cores
 from hpc.config.training import Compute
 from hpc.errors import RunError
 
@@ -40,7 +41,7 @@ def prepare(config: Compute, comm: Communicator) -> None:
     """Set threads and determinism for this process."""
     threads = config.threads
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, len(os.sched_getaffinity(0)) // comm.local_size)
+        threads = max(1, cpu_cores() // comm.local_size)
     if threads is not None:
         torch.set_num_threads(threads)
     if config.deterministic:

@@ -3,6 +3,7 @@
 A rank that waits in vain for another reads the others' files, and can say who was last seen doing what.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -46,9 +47,11 @@ class Heartbeat:
         self._next = time.monotonic() + EVERY_S
         now = {"heartbeat": time.time(), "doing": doing, **progress}
         mine = {"rank": self._rank, "pid": self._facts["pid"], "host": self._facts["host"], **now}
-        write_atomically(rank_file(self._run_dir, self._rank), json.dumps(mine), durable=False)
-        if self._rank == 0:
-            self.status(state, **now)
+        # A disk that is full this moment must not end the training; the next checkpoint will say so if it still is.
+        with contextlib.suppress(OSError):
+            write_atomically(rank_file(self._run_dir, self._rank), json.dumps(mine), durable=False)
+            if self._rank == 0:
+                self.status(state, **now)
 
     def status(self, state: str, **more: Any) -> None:
         """Replace the run's status."""

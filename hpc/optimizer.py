@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hpc.config.training import Adagrad, Adam, OptimizerConfig, RmsProp, Sgd
+from hpc.errors import RunError
 
 
 def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -16,6 +17,8 @@ def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimi
     Adagrad on a CUDA device) ``foreach`` does it in a few.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        raise RunError("model: it has no parameter that can be trained; give one that has")
     decay = config.weight_decay
     match config:
         case Sgd():

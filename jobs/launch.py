@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from hpc.config.devices import cpu_cores
 from hpc.errors import ConfigError
 
 _OPEN_MPI: Final = ("Open MPI", "OpenRTE", "PRRTE", "prterun")
@@ -44,7 +45,7 @@ def command(mpiexec: Path, ranks: int, program: Sequence[str]) -> list[str]:
 def environment(ranks: int) -> dict[str, str]:
     """The ranks' environment: threads shared out, a surrounding SLURM step hidden, the terminal announced."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PMI_", "PMIX_", "OMPI_"))}
-    env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // ranks)))
     env["STRUCTLEARN_RANKS"] = str(ranks)
     if sys.stdout.isatty():
         env["STRUCTLEARN_TERMINAL"] = str(shutil.get_terminal_size().columns)

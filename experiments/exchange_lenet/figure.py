@@ -28,9 +28,9 @@ def table(records: analysis.Records) -> pd.DataFrame:
         distance = np.abs(steps[run].iloc[:FIRST] - steps[alone].iloc[:FIRST]).max()
         rows.append(
             {
-                "exchange": facts["config.exchange.name"],
-                "ranks": facts.world_size,
-                "batch per rank": facts["config.data.batch_size"],
+                "strategy": facts["config.exchange.name"],
+                "ranks": f"{facts.world_size}",
+                "batch per rank": f"{facts['config.data.batch_size']}",
                 "test accuracy, %": f"{100 * facts.test_accuracy:.2f}",
                 "test loss": f"{facts.test_loss:.4f}",
                 f"largest difference in loss from one rank, first {FIRST} steps": f"{distance:.2g}",

@@ -14,6 +14,7 @@ every column but the times), and another run begins in a new folder.
 import argparse
 import csv
 import importlib.util
+import json
 import os
 import random
 import shutil
@@ -142,14 +143,23 @@ def main() -> None:
             compared, different, number = compared + 1, different + bool(differing), number + 1
             print(f"run {run_dir.name}: {'; '.join(differing) or 'bit-identical'}", flush=True)
         print(f"{kills:4d} {row}", flush=True)
-    with (HERE / "results" / f"{arguments.exchange}.csv").open("w", newline="") as file:
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    with (results / f"{arguments.exchange}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    print(
-        f"{kills} kills over {compared} runs to the end: {different} different, "
-        f"{sum(row['hang'] for row in rows)} hangs, {sum(row['orphans'] for row in rows)} orphans"
-    )
+    summary = {
+        "exchange": arguments.exchange,
+        "kills": kills,
+        "runs compared": compared,
+        "runs that differ": different,
+        "hangs": sum(row["hang"] for row in rows),
+        "orphans": sum(row["orphans"] for row in rows),
+        "seconds of the undisturbed run": round(lifetime, 1),
+    }
+    (results / f"{arguments.exchange}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How many CUDA devices this machine offers, found out without torch (it takes seconds to import)."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,3 +22,8 @@ def cuda_devices(environ: Mapping[str, str] = os.environ) -> int:
             break
         shown += 1
     return shown
+
+
+def cpu_cores() -> int:
+    """The CPU cores this process may use (on Linux a scheduler may have given it a few of many)."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

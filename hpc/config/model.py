@@ -111,7 +111,7 @@ class Lstm(Network):
 class Custom:
     """A function of the user's that returns a module; keys beside ``name`` are passed to it."""
 
-    name: Annotated[Text, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+    name: Annotated[Text, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
     """`package.module:function`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the function."""

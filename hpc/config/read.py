@@ -45,6 +45,8 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 def validate(values: Mapping[str, Any]) -> Config:
     """A :class:`Config` from plain values. Raises ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"got {type(values).__name__}, but a configuration is a mapping of keys to values")
     try:
         return _adapter().validate_python(dict(values))
     except ValidationError as error:

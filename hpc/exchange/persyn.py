@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hpc.comm import Communicator
+from hpc.errors import RunError
 from hpc.exchange.base import Exchange, weights_and_buffers
 from hpc.flat import FlatBuffer
 
@@ -41,17 +42,26 @@ class PerSyn(Exchange):
         if step % self._tau or self.comm.size == 1:
             return
         values = weights_and_buffers(self.model)
-        running = running_averages(self._optimizer) if self._momentum != "keep" else []
         if self._momentum == "mix":
-            values += running
-        elif running:
-            torch._foreach_zero_(running)
+            values += running_averages(self._optimizer)
+        elif self._momentum == "reset":
+            forget(self._optimizer)
         if self._buffer is None:  # made late: the optimiser has no state before its first step
             self._buffer = FlatBuffer(values)
+            self._compare(self._buffer.host.numel())
         self._average(self._buffer, values, "average weights")
         self.counters.sent += 1
         self.counters.received += 1
         self.counters.bytes_sent += self._buffer.host.nbytes
+
+    def _compare(self, numbers: int) -> None:
+        """Averages of unlike things would be nonsense: a parameter unused on one rank has no momentum there."""
+        everyone = self.comm.gather(numbers, "compare what is averaged")
+        if len(set(everyone)) > 1:
+            raise RunError(
+                f"the ranks would average {everyone} numbers: some parameters take no part on some ranks, so their "
+                f"optimisers hold different state; use exchange.momentum: keep"
+            )
 
 
 def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
@@ -64,3 +74,10 @@ def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
         and value.dim() > 0
     ]  # fmt: skip
+
+
+def forget(optimizer: Optimizer) -> None:
+    """Set all of the optimiser's state to zero, its count of steps included: Adam corrects its averages by it."""
+    state = [value for parts in optimizer.state.values() for value in parts.values() if isinstance(value, torch.Tensor)]
+    if state:
+        torch._foreach_zero_(state)

@@ -1,0 +1,38 @@
+"""The tables of this experiment, from what ``run.py`` wrote.
+
+python experiments/sigkill/figure.py
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.tables import write_table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def by_victim(rows: pd.DataFrame) -> pd.DataFrame:
+    """Kills by what was hit: how many, when, with what exit code the command ended."""
+    hit = rows[rows.hit > 0]
+    made = hit.groupby("victim").agg(
+        kills=("hit", "size"), earliest=("moment_s", "min"), latest=("moment_s", "max"),
+        hangs=("hang", "sum"), orphans=("orphans", "sum"),
+    )  # fmt: skip
+    codes = hit.groupby("victim").exit_code.agg(lambda found: ", ".join(str(code) for code in sorted(set(found))))
+    return made.assign(**{"exit codes of the command": codes}).reset_index()
+
+
+def main() -> None:
+    files = sorted(RESULTS.glob("*.csv"))
+    summaries = [json.loads(file.with_suffix(".json").read_text()) for file in files]
+    write_table(pd.DataFrame(summaries), RESULTS, "summary")
+    print((RESULTS / "summary.md").read_text())
+    for file in files:
+        write_table(by_victim(pd.read_csv(file)), RESULTS, f"{file.stem}-victims")
+        print((RESULTS / f"{file.stem}-victims.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Every choice that the configuration offers is one that the program has, with the same options and defaults."""
+
+import inspect
+from dataclasses import fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+# ruff: noqa: E402 - what follows needs torch
+from hpc.config import data, files, model, training
+from hpc.config.read import validate
+from structlearn.models import ACTIVATIONS, MODELS
+from structlearn.models.checks import Stem
+
+
+def sections(union: Any) -> dict[str, Any]:
+    """The sections of a union by each name that they serve."""
+    found: dict[str, Any] = {}
+    for kind in get_args(get_args(union)[0]):
+        section = get_args(kind)[0]
+        name = get_type_hints(section)["name"]
+        names = get_args(name) if get_args(name) and get_origin(name) is not None else ()
+        found |= dict.fromkeys(names, section)
+    return found
+
+
+NETWORKS = {name: kind for name, kind in sections(model.ModelConfig).items() if kind is not model.Custom}
+
+
+def test_every_network_can_be_chosen_and_nothing_else() -> None:
+    assert set(NETWORKS) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_network_takes_the_options_of_its_section_with_the_same_defaults(name: str) -> None:
+    parameters = inspect.signature(MODELS[name]).parameters.values()
+    built = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    chosen = validate({"model": {"name": name}}).model
+    given = {field.name: getattr(chosen, field.name) for field in fields(chosen) if field.name != "name"}
+    assert given == built
+
+
+def test_names_of_activations_and_stems_are_those_of_the_networks() -> None:
+    assert set(get_args(model.Activation)) == set(ACTIVATIONS)
+    assert set(get_args(model.Stem)) == set(get_args(Stem))
+
+
+def test_every_image_set_has_a_published_form() -> None:
+    names = get_args(get_type_hints(data.ImageFiles)["name"])
+    assert set(names) == set(data.IMAGE_FILES) == set(files.PUBLISHED)
+
+
+@pytest.mark.parametrize("name", sorted(sections(training.OptimizerConfig)))
+def test_every_optimizer_can_be_built(name: str) -> None:
+    from hpc import optimizer
+
+    chosen = validate({"optimizer": {"name": name, "lr": 0.25, "weight_decay": 0.125}}).optimizer
+    made = optimizer.build(chosen, [torch.nn.Parameter(torch.zeros(3))])
+    (group,) = made.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.25, 0.125)
+    same = {field.name for field in fields(chosen)} & group.keys()
+    assert same >= {"lr", "weight_decay"}
+    assert all(group[key] == getattr(chosen, key) for key in same)
+
+
+@pytest.mark.parametrize("name", sorted(sections(training.ExchangeConfig)))
+def test_every_exchange_can_be_built(name: str) -> None:
+    from hpc import exchange
+    from hpc.comm import Alone
+
+    network = torch.nn.Linear(2, 2)
+    stepper = torch.optim.SGD(network.parameters(), lr=0.1)
+    needed = {"tau": 4} if name == "persyn" else {}
+    chosen = validate({"exchange": {"name": name, **needed}}).exchange
+    assert exchange.build(chosen, Alone(), network, stepper) is not None
+
+
+@pytest.mark.parametrize("name", sorted(sections(training.ScheduleConfig)))
+def test_every_schedule_gives_a_rate(name: str) -> None:
+    from hpc.schedule import Schedule
+
+    needed = {"milestones": [1]} if name == "step" else {}
+    chosen = validate({"schedule": {"name": name, **needed}}).schedule
+    assert Schedule(chosen, 10, 5).factor(0, 0) == pytest.approx(1.0)

@@ -1,0 +1,119 @@
+"""What can be known before a rank starts is said before a rank starts, all of it at once."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc.config import check as module
+from hpc.config.check import check
+from hpc.config.read import validate
+from hpc.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "cuda_devices", lambda: 0)
+    (tmp_path / "table.csv").touch()
+
+
+def problems(values: dict[str, Any], local_ranks: int = 1) -> tuple[str, ...]:
+    try:
+        check(validate(values), local_ranks)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+TABLE = {"name": "tabular", "root": "table.csv"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"optimizer": {"nesterov": True}},
+        {"schedule": {"name": "plateau"}, "early_stopping": {}},
+        {"schedule": {"name": "step", "milestones": [3, 6]}},
+        {"epochs": 3, "schedule": {"name": "cosine", "warmup_epochs": 3}},
+        {"data": TABLE},
+        {"compute": {"channels_last": True}, "model": {"name": "resnet18"}},
+        {"compute": {"device": "cpu"}},
+    ],
+)
+def test_what_goes_together_passes(values: dict[str, Any]) -> None:
+    assert problems(values) == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"optimizer": {"nesterov": True, "momentum": 0}}, "optimizer.nesterov"),
+        ({"data": {"validation": 0}, "schedule": {"name": "plateau"}}, "schedule.name"),
+        ({"data": {"validation": 0}, "early_stopping": {}}, "early_stopping"),
+        ({"schedule": {"name": "step", "milestones": [6, 3]}}, "schedule.milestones"),
+        ({"schedule": {"name": "step", "milestones": [3, 3]}}, "schedule.milestones"),
+        ({"epochs": 3, "schedule": {"name": "cosine", "warmup_epochs": 3.5}}, "schedule.warmup_epochs"),
+        ({"model": {"name": "lstm"}}, "model.name"),
+        ({"data": TABLE, "model": {"name": "cnn"}}, "model.name"),
+        ({"data": TABLE, "model": {"name": "lstm"}}, "model.name"),
+        ({"data": TABLE, "compute": {"channels_last": True}}, "compute.channels_last"),
+        ({"compute": {"device": "cuda"}}, "compute.device"),
+        ({"data": {"name": "cifar10", "root": "nowhere"}}, "data.root"),
+        ({"model": {"name": "nowhere.at.all:build"}}, "model.name"),
+    ],
+)
+def test_what_does_not_is_told_by_its_key(values: dict[str, Any], key: str) -> None:
+    (problem,) = problems(values)
+    assert problem.startswith(f"{key}:")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    Path("taken").touch()
+    wrong = {
+        "run_dir": "taken",
+        "data": {"name": "mnist", "root": "nowhere", "validation": 0},
+        "early_stopping": {},
+        "model": {"name": "lstm"},
+        "compute": {"device": "cuda"},
+    }
+    assert [problem.partition(":")[0] for problem in problems(wrong)] == [
+        "early_stopping",
+        "model.name",
+        "compute.device",
+        "data.root",
+        "run_dir",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("devices", "ranks", "more", "fine"),
+    [
+        (0, 8, {}, True),  # the CPU has room for any number
+        (2, 1, {}, True),
+        (2, 2, {}, True),
+        (2, 3, {}, False),
+        (2, 3, {"share_devices": True}, True),
+        (2, 3, {"device": "cpu"}, True),
+        (2, 3, {"device": "cuda"}, False),
+        (1, 1, {"device": "cuda"}, True),
+    ],
+)
+def test_every_rank_needs_a_device(
+    devices: int, ranks: int, more: dict[str, Any], fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cuda_devices", lambda: devices)
+    found = problems({"compute": more}, ranks)
+    assert (found == ()) is fine
+    assert fine or f"{ranks} ranks on this machine, but {devices} CUDA device(s)" in found[0]
+
+
+@pytest.mark.parametrize("name", ["mine:build", "mine.deeper:build", "pack.mine:build", "json:loads"])
+def test_a_model_of_ones_own_may_lie_here_or_be_installed(name: str) -> None:
+    Path("mine.py").touch()
+    Path("pack").mkdir()
+    before = set(sys.modules)
+    assert problems({"model": {"name": name}}) == ()
+    assert not {"mine", "pack"} & (set(sys.modules) - before), "it is looked for, not imported"
