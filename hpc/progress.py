@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 TERMINAL: Final = "STRUCTLEARN_TERMINAL"
-"""Set to its width by the launcher when the ranks' output goes to a terminal that they cannot see."""
+"""Set by the launcher to the width of the terminal that the ranks' output ends on, or to 0 where it ends on none.
+
+The ranks cannot see: MPICH gives them a pipe in front of a terminal, Open MPI a terminal of its own in front of a file.
+"""
 
 LINE_EVERY_S: Final = 30.0
 BAR_EVERY_S: Final = 0.3
@@ -178,11 +181,12 @@ def show(style: str, *, epochs: int, steps: int, first_step: int, samples_per_st
         out: where to.
     """
     width = os.environ.get(TERMINAL, "")
+    on_terminal = width != "0" if width else out.isatty()
     rate = Rate(steps, samples_per_step, first_step)
     if style == "none":
         return Silent()
-    if style == "bar" or (style == "auto" and (out.isatty() or width)):
-        console = Console(file=out, force_terminal=True, width=int(width) if width.isdigit() else None)
+    if style == "bar" or (style == "auto" and on_terminal):
+        console = Console(file=out, force_terminal=True, width=(int(width) or None) if width.isdigit() else None)
         return Bar(console, rate, epochs, steps, first_step)
     return Lines(out, rate, epochs)
 

@@ -47,8 +47,7 @@ def environment(ranks: int) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PMI_", "PMIX_", "OMPI_"))}
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // ranks)))
     env["STRUCTLEARN_RANKS"] = str(ranks)
-    if sys.stdout.isatty():
-        env["STRUCTLEARN_TERMINAL"] = str(shutil.get_terminal_size().columns)
+    env["STRUCTLEARN_TERMINAL"] = str(shutil.get_terminal_size().columns) if sys.stdout.isatty() else "0"
     return env
 
 

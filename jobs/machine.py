@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hpc.config.data import ImageFiles
-from hpc.config.devices import cuda_devices
+from hpc.config.devices import cpu_cores, cuda_devices
 from hpc.config.files import PUBLISHED, locate
 from hpc.config.launcher import promise
 from hpc.errors import ConfigError
@@ -90,7 +90,7 @@ def _training() -> Iterator[Finding]:
 
 def _torch() -> Iterator[Finding]:
     """Devices as torch sees them, beside what the driver lists."""
-    cores, quota = len(os.sched_getaffinity(0)), _cpu_quota()
+    cores, quota = cpu_cores(), _cpu_quota()
     threads = os.environ.get("OMP_NUM_THREADS")
     says = f"{cores} core(s) for this process, {os.cpu_count()} in the machine, OMP_NUM_THREADS {threads or 'not set'}"
     if quota and quota < cores:
@@ -241,7 +241,7 @@ def _environment() -> Iterator[Finding]:
             f"{made.variable}={made.ranks}: this process is one of {made.ranks} ranks, or the variable was left behind"
         )
         wrong.append((says, f"ask doctor without mpiexec, or unset {made.variable}"))
-    elif left := sorted(name for name in os.environ if name.startswith(("PMI_", "PMIX_", "OMPI_"))):
+    elif left := not wrong and sorted(name for name in os.environ if name.startswith(("PMI_", "PMIX_", "OMPI_"))):
         wrong.append((f"left behind by a launcher: {', '.join(left)}", f"unset {' '.join(left)}"))
     if "CUDA_VISIBLE_DEVICES" in os.environ and cuda_devices() == 0 < cuda_devices({}):
         hides = f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides all {cuda_devices({})} device(s)"

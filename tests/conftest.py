@@ -48,8 +48,6 @@ def ranks() -> Callable[..., Started]:
         from jobs.launch import command, find_mpiexec
 
         line = command(find_mpiexec(), number, [sys.executable, *program])
-        return subprocess.run(
-            line, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
-        )
+        return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=timeout, check=False)
 
     return run

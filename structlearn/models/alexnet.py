@@ -58,9 +58,7 @@ def alexnet(
     form, published = (_small, [1000]) if small else (_imagenet, [4096, 4096])
     units = [scaled(size, width) for size in (published if hidden is None else hidden)]
     sides = (kernel, pool)
-    return form(
-        shape, outputs, width=width, hidden=units, activation=activation, dropout=dropout, sides=sides
-    )
+    return form(shape, outputs, width=width, hidden=units, activation=activation, dropout=dropout, sides=sides)
 
 
 def _small(
@@ -75,9 +73,7 @@ def _small(
 ) -> Net:
     kernel, pool = sides
     if check_count("alexnet: kernel", kernel) % 2 == 0:
-        raise ValueError(
-            f"alexnet: kernel must be odd, so that padding keeps the size, got {kernel}; use 3 or 5"
-        )
+        raise ValueError(f"alexnet: kernel must be odd, so that padding keeps the size, got {kernel}; use 3 or 5")
     check_count("alexnet: pool", pool)
     filters = scaled(64, width)
     blocks, before = [], shape[0]

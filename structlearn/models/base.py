@@ -57,9 +57,7 @@ class Residual(nn.Module):
 def scaled(units: int, width: float) -> int:
     """`units` times the factor `width`, rounded half up, at least 1."""
     if not (width > 0 and isfinite(width)):
-        raise ValueError(
-            f"width must be a factor above 0 on the published sizes, got {width!r}; use 1 for those"
-        )
+        raise ValueError(f"width must be a factor above 0 on the published sizes, got {width!r}; use 1 for those")
     return max(1, int(check_count("a layer's width", units) * width + 0.5))
 
 

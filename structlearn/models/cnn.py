@@ -42,17 +42,13 @@ def cnn(
     """
     shape = check_image("cnn", input_shape)
     if not channels:
-        raise ValueError(
-            "cnn got no channels; give the filters of at least one convolution, such as [32, 32, 64]"
-        )
+        raise ValueError("cnn got no channels; give the filters of at least one convolution, such as [32, 32, 64]")
     blocks, before = [], shape[0]
     for filters in channels:
         blocks.append((nn.Conv2d(before, scaled(filters, width), 5, padding=2), half_pool()))
         before = scaled(filters, width) * growth(activation)
     units = [scaled(size, width) for size in hidden]
-    return plain_convnet(
-        "cnn", shape, outputs, blocks=blocks, hidden=units, activation=activation, dropout=dropout
-    )
+    return plain_convnet("cnn", shape, outputs, blocks=blocks, hidden=units, activation=activation, dropout=dropout)
 
 
 def cvnn(
@@ -82,9 +78,7 @@ def cvnn(
         (nn.Conv2d(first * growth(activation), second, 5), nn.MaxPool2d(2)),
     ]
     units = [scaled(size, width) for size in (1000, 200)]
-    return plain_convnet(
-        "cvnn", shape, outputs, blocks=blocks, hidden=units, activation=activation, dropout=dropout
-    )
+    return plain_convnet("cvnn", shape, outputs, blocks=blocks, hidden=units, activation=activation, dropout=dropout)
 
 
 def lenet(
@@ -116,6 +110,4 @@ def lenet(
         (nn.Conv2d(first * growth(activation), second, 5), nn.MaxPool2d(2)),
     ]
     units = [scaled(size, width) for size in (120, 84)]
-    return plain_convnet(
-        "lenet", shape, outputs, blocks=blocks, hidden=units, activation=activation, dropout=dropout
-    )
+    return plain_convnet("lenet", shape, outputs, blocks=blocks, hidden=units, activation=activation, dropout=dropout)

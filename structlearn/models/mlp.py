@@ -42,13 +42,9 @@ def mlp(
     """
     shape = tuple(input_shape)
     if not shape:
-        raise ValueError(
-            "mlp got the empty input shape (); give at least one axis, such as (54,) or (1, 28, 28)"
-        )
+        raise ValueError("mlp got the empty input shape (); give at least one axis, such as (54,) or (1, 28, 28)")
     inputs = prod(check_count(f"mlp: each axis of the input shape {shape}", size) for size in shape)
     hidden = list(widths)[:-1] if widths and widths[-1] == outputs else list(widths)
     units = [scaled(size, width) for size in hidden]
-    layers, features = hidden_linear(
-        inputs, units, activation=activation, dropout=dropout, batch_norm=batch_norm
-    )
+    layers, features = hidden_linear(inputs, units, activation=activation, dropout=dropout, batch_norm=batch_norm)
     return Net(initialise([nn.Flatten(), *layers], activation), features, outputs, dropout=dropout)

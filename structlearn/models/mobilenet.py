@@ -100,9 +100,7 @@ def mobilenet_v2(
     shape = check_image("mobilenet_v2", input_shape)
     small = small_images(stem, shape)
     filters = scaled(32, width)
-    layers: list[nn.Module] = [
-        conv_norm_act(shape[0], filters, 3, stride=1 if small else 2, activation=activation)
-    ]
+    layers: list[nn.Module] = [conv_norm_act(shape[0], filters, 3, stride=1 if small else 2, activation=activation)]
     channels = filters * growth(activation)
     for expansion, published, repeats, large_stride, small_stride in V2_STAGES:
         filters = scaled(published, width)
@@ -116,9 +114,7 @@ def mobilenet_v2(
     return Net(features, last * growth(activation), outputs, dropout=dropout)
 
 
-def _inverted(
-    inputs: int, outputs: int, expansion: int, stride: int, *, activation: str, small: bool
-) -> nn.Module:
+def _inverted(inputs: int, outputs: int, expansion: int, stride: int, *, activation: str, small: bool) -> nn.Module:
     """Inverted residual: widen, depthwise, narrow without activation.
 
     The form for small images projects the shortcut when the channels change, and has the widening layer

@@ -62,9 +62,7 @@ def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
 def test_truncated(ten: dict[str, Path]) -> None:
     path = ten["data_batch_2"]
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(
-        RunError, match=r"data_batch_2.bin: 9218 bytes, but records of 3073 bytes are expected"
-    ):
+    with pytest.raises(RunError, match=r"data_batch_2.bin: 9218 bytes, but records of 3073 bytes are expected"):
         cifar.read("cifar10", ten)
     path.write_bytes(b"")
     with pytest.raises(RunError, match="0 bytes"):

@@ -99,9 +99,7 @@ def test_every_way_gives_the_same_batches(
             same(full[4:], way.epoch(epoch, start=4))
             assert not list(way.epoch(epoch, start=6))
             for x, _ in way.epoch(epoch):
-                assert x.is_contiguous(
-                    memory_format=torch.channels_last if channels_last else torch.contiguous_format
-                )
+                assert x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     same(resident.evaluation("valid"), host.evaluation("valid"))
 
 

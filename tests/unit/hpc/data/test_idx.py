@@ -40,9 +40,7 @@ def test_values_come_back(files: dict[str, Path]) -> None:
     source = idx.read("fashion-mnist", files)
     chance = np.random.default_rng(0)
     assert source.train.inputs.dtype == torch.uint8
-    assert torch.equal(
-        source.train.inputs[:, 0], torch.from_numpy(chance.integers(0, 256, (12, 5, 4))).byte()
-    )
+    assert torch.equal(source.train.inputs[:, 0], torch.from_numpy(chance.integers(0, 256, (12, 5, 4))).byte())
     assert source.train.targets.tolist() == [*range(10), 0, 1]
     assert source.test.inputs.shape == (4, 1, 5, 4)
     assert source.valid is None
@@ -92,9 +90,7 @@ def test_no_samples(files: dict[str, Path]) -> None:
     reason="Debian's package dataset-fashion-mnist is not installed",
 )
 def test_debian_fashion_mnist() -> None:
-    source = idx.read(
-        "fashion-mnist", locate(ImageFiles(name="fashion-mnist", root=str(DEBIAN["fashion-mnist"])))
-    )
+    source = idx.read("fashion-mnist", locate(ImageFiles(name="fashion-mnist", root=str(DEBIAN["fashion-mnist"]))))
     assert source.train.inputs.shape == (60000, 1, 28, 28)
     assert source.test.inputs.shape == (10000, 1, 28, 28)
     assert source.train.targets.bincount().tolist() == [6000] * 10

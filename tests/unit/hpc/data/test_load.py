@@ -28,9 +28,7 @@ def mnist(tmp_path: Path) -> ImageFiles:
         head = struct.pack(">4I", 0x803, *images.shape)
         (tmp_path / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes()))
         labels = (np.arange(count) % 10).astype(np.uint8)
-        (tmp_path / f"{stem}-labels.idx1-ubyte").write_bytes(
-            struct.pack(">2I", 0x801, count) + labels.tobytes()
-        )
+        (tmp_path / f"{stem}-labels.idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, count) + labels.tobytes())
     return ImageFiles(name="mnist", root=str(tmp_path))
 
 
@@ -81,9 +79,7 @@ def test_no_validation(mnist: ImageFiles) -> None:
 
 
 def test_more_than_there_is(mnist: ImageFiles) -> None:
-    with pytest.raises(
-        ConfigError, match=r"data.train_size: got 91, but mnist has 90 training samples beside 10"
-    ):
+    with pytest.raises(ConfigError, match=r"data.train_size: got 91, but mnist has 90 training samples beside 10"):
         load(dataclasses.replace(mnist, train_size=91), 1)
     with pytest.raises(ConfigError, match=r"data.validation: 0.999 of 100 samples leaves none to train on"):
         load(dataclasses.replace(mnist, validation=0.999), 1)

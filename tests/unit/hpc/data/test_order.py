@@ -18,8 +18,7 @@ sizes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 60)).map(
 
 def all_ranks(samples: int, batch_size: int, epoch: int, ranks: int) -> list[Indices]:
     return [
-        rank_batches(samples, batch_size, seed=3, epoch=epoch, rank=rank, world_size=ranks)
-        for rank in range(ranks)
+        rank_batches(samples, batch_size, seed=3, epoch=epoch, rank=rank, world_size=ranks) for rank in range(ranks)
     ]
 
 

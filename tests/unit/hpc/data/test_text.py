@@ -38,9 +38,7 @@ def test_line_ends_are_one_character(files: dict[str, Path]) -> None:
 
 def test_a_window_and_its_last_target_fit_exactly(files: dict[str, Path]) -> None:
     assert len(text.read(files, length=13).test) == 1
-    with pytest.raises(
-        RunError, match=r"test.txt: 14 characters, but one sample takes 15 \(data.length \+ 1\)"
-    ):
+    with pytest.raises(RunError, match=r"test.txt: 14 characters, but one sample takes 15 \(data.length \+ 1\)"):
         text.read(files, length=14)
 
 

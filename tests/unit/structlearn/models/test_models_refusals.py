@@ -90,9 +90,7 @@ def test_smallest_image_is_named_and_works(name: str, stem: str, least: int, on_
     assert model(torch.empty(2, 3, least, least, device="meta")).shape == (2, 4)
 
 
-@pytest.mark.parametrize(
-    "name", ["cnn", "alexnet", "googlenet", "mobilenet_v2", "resnet50", "wideresnet28_10"]
-)
+@pytest.mark.parametrize("name", ["cnn", "alexnet", "googlenet", "mobilenet_v2", "resnet50", "wideresnet28_10"])
 def test_other_models_take_a_single_pixel(name: str, on_meta: OnMeta) -> None:
     model = on_meta(name, (2, 1, 1), 4)
     assert model(torch.empty(2, 2, 1, 1, device="meta")).shape == (2, 4)

@@ -1,0 +1,240 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpc.config.read import schema, to_yaml, validate
+from hpc.config.root import Config
+from hpc.errors import ConfigError, RunError
+from jobs import cli, train
+
+Called = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def structlearn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Called:
+    """The command in this process: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["structlearn", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(end.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+# --- train ---------------------------------------------------------------------------------------------
+
+
+def test_the_resolved_configuration_is_printed(structlearn: Called, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("seed: 3\nmodel: {name: cnn}\n", encoding="utf-8")
+    code, out, err = structlearn("train", "c.yaml", "--print_config", "--epochs", "7", "--optimizer.lr=1e-2")
+    assert (code, err) == (0, "")
+    assert out == to_yaml(validate({"seed": 3, "model": {"name": "cnn"}, "epochs": 7, "optimizer": {"lr": 0.01}}))
+    assert validate(yaml.safe_load(out)).epochs == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--seed", "0"], ["--seed=0"], ["--data.name", "digits", "--seed", "0"]])
+def test_without_a_file_the_first_override_is_no_file(arguments: list[str], structlearn: Called) -> None:
+    assert structlearn("train", *arguments, "--print_config") == (0, to_yaml(Config()), "")
+
+
+def test_options_may_stand_anywhere(structlearn: Called, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("seed: 3", encoding="utf-8")
+    for arguments in (
+        ("--print_config", "c.yaml", "--epochs", "4"),
+        ("c.yaml", "--print_config", "--epochs", "4"),
+        ("c.yaml", "--epochs", "4", "--print_config"),
+    ):
+        code, out, _ = structlearn("train", *arguments)
+        assert (code, out) == (0, to_yaml(validate({"seed": 3, "epochs": 4})))
+
+
+def test_the_schema_is_printed(structlearn: Called) -> None:
+    code, out, err = structlearn("train", "--print_schema")
+    assert (code, json.loads(out), err) == (0, schema(), "")
+
+
+def test_the_examples_fit_the_schema() -> None:
+    """Only where jsonschema happens to be installed: editors check with it, we do not need it."""
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    validator = jsonschema.Draft202012Validator(schema())
+    for path in (Path(__file__).parents[3] / "examples").glob("*.yaml"):
+        validator.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert not validator.is_valid({"epochs": 0})
+
+
+def test_the_examples_are_configurations() -> None:
+    from hpc.config.read import read
+
+    examples = list((Path(__file__).parents[3] / "examples").glob("*.yaml"))
+    assert examples
+    for path in examples:
+        assert read(path) != Config()
+
+
+# --- exit codes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        ([], 2),
+        (["nothing"], 2),
+        (["train", "--epochs", "0"], 2),
+        (["train", "nowhere.yaml"], 2),
+        (["train", "--ranks", "many"], 2),
+        (["report"], 2),
+        (["doctor", "--nothing"], 2),
+        (["report", "nowhere", "--out", "page"], 1),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int, structlearn: Called) -> None:
+    found, out, err = structlearn(*arguments)
+    assert found == code
+    assert "Traceback" not in out + err
+    if code and arguments:
+        assert (out, err.count("structlearn: ")) == ("", 1)
+    else:
+        assert "Usage: structlearn" in out
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_what_training_returns_is_the_exit_code(
+    code: int, structlearn: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "train", lambda *_, **__: code)
+    assert structlearn("train") == (code, "", "")
+
+
+def test_interrupted_by_the_keyboard_before_training(structlearn: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", interrupted)
+    code, _, err = structlearn("train")
+    assert code == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("rank", "words"), [(None, "a message"), ("0", "a message"), ("1", "")])
+def test_rank_0_speaks_for_all(
+    rank: str | None, words: str, structlearn: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise RunError("a message")
+
+    monkeypatch.setattr(train, "train", fail)
+    if rank is not None:
+        monkeypatch.setenv("PMI_SIZE", "2")
+        monkeypatch.setenv("PMI_RANK", rank)
+    assert structlearn("train") == (1, "", f"structlearn: {words}\n" if words else "")
+
+
+# --- how ranks are started -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
+    """What would have been launched."""
+    for variable in ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
+        monkeypatch.delenv(variable, raising=False)
+    calls: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr(train, "find_spec", lambda name: name)
+    monkeypatch.setattr(train, "find_mpiexec", lambda: Path("mpiexec"))
+    monkeypatch.setattr(train, "launch", lambda ranks, line: calls.append((ranks, list(line))) or 0)
+    return calls
+
+
+def test_ranks_train_what_is_frozen(structlearn: Called, launched: list[tuple[int, list[str]]], tmp_path: Path) -> None:
+    assert (
+        structlearn("train", "--ranks", "2", "--run_dir", "r", "--progress", "plain", "--json", "--seed", "5")[0] == 0
+    )
+    assert launched == [(2, [sys.executable, "-m", "hpc.run", "r", "--progress", "plain", "--json"])]
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text(encoding="utf-8"))["seed"] == 5
+
+
+def test_ranks_inside_a_slurm_job_stay_on_this_machine(
+    structlearn: Called, launched: list[tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert structlearn("train", "--ranks", "1")[0] == 0
+    assert [ranks for ranks, _ in launched] == [1]
+
+
+def test_a_wrong_configuration_starts_no_rank(
+    structlearn: Called, launched: list[tuple[int, list[str]]], tmp_path: Path
+) -> None:
+    code, _, err = structlearn("train", "--ranks", "2", "--model.name", "lstm")
+    assert (code, launched, list(tmp_path.iterdir())) == (2, [], [])
+    assert "model.name: lstm" in err
+
+
+@pytest.mark.parametrize(("missing", "ranks"), [("torch", 1), ("sklearn", 1), ("mpi4py", 2)])
+def test_what_training_needs_is_looked_for_first(
+    missing: str,
+    ranks: int,
+    structlearn: Called,
+    launched: list[tuple[int, list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda name: None if name == missing else name)
+    code, _, err = structlearn("train", "--ranks", str(ranks))
+    assert (code, launched) == (1, [])
+    assert "training needs" in err
+
+
+@pytest.mark.parametrize(
+    ("variable", "ranks", "fine"),
+    [("PMI_SIZE", "2", True), ("PMI_SIZE", "3", False), ("OMPI_COMM_WORLD_SIZE", "3", False)],
+)
+def test_a_launcher_has_the_last_word_on_the_number(
+    variable: str, ranks: str, fine: bool, launched: list[tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    monkeypatch.setattr(train, "check", lambda *_: None)
+
+    def go() -> None:
+        options = {"progress": "none", "as_json": False, "print_config": False, "print_schema": False}
+        train.train(None, [], ranks=int(ranks), **options)
+
+    if fine:  # it goes on to join the ranks
+        monkeypatch.setattr(train, "_check_installed", lambda *_: (_ for _ in ()).throw(RunError("joins")))
+        with pytest.raises(RunError, match="joins"):
+            go()
+    else:
+        with pytest.raises(ConfigError, match=f"already started 2 \\({variable}\\)"):
+            go()
+    assert launched == []
+
+
+# --- the real command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_json_is_the_last_line_and_alone_on_standard_output(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    options = ["--epochs", "1", "--data.train_size", "64", "--model.widths", "[8]", "--run_dir", "run"]
+    line = [sys.executable, "-m", "jobs", "train", *options, "--json"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (only,) = done.stdout.splitlines()
+    found = json.loads(only)
+    assert list(found) == [
+        "run_dir", "state", "epochs", "steps", "parameters", "test_accuracy", "test_loss", "valid_accuracy",
+        "seconds", "world_size", "exchange",
+    ]  # fmt: skip
+    assert (found["run_dir"], found["state"], found["epochs"], found["steps"]) == ("run", "done", 1, 2)
+    assert "epoch 1/1" in done.stderr
