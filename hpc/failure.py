@@ -17,8 +17,18 @@ STOPPED: Final = 75
 """Exit code of a run that stopped early and can go on (EX_TEMPFAIL)."""
 
 
-def end_all(error: BaseException, config: Config, comm: Communicator) -> int:
-    """Say what went wrong on this rank, and end all ranks."""
+def end_all(error: BaseException, config: Config, comm: Communicator, *, holding: bool) -> int:
+    """Say what went wrong on this rank, and end all ranks, whatever else fails on the way.
+
+    Args:
+        error: what went wrong.
+        config: the run.
+        comm: the ranks.
+        holding: this run holds its folder; one that does not must leave another's status alone.
+
+    Returns:
+        The exit code, where there are no other ranks to end.
+    """
     run_dir = Path(config.run_dir)
     code = error.exit_code if isinstance(error, RunError) else 1
     message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
@@ -26,23 +36,28 @@ def end_all(error: BaseException, config: Config, comm: Communicator) -> int:
         code = STOPPED if resumable(run_dir) else 1
         message += f". Last signs of life:\n  {last_seen(run_dir)}"
         message += "\nRun the same command again to go on from the last checkpoint." if code == STOPPED else ""
-    if not isinstance(error, RunError) and run_dir.is_dir():
-        (run_dir / LOGS).mkdir(exist_ok=True)
-        log = run_dir / LOGS / f"rank-{comm.rank:04d}.err"
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        message += f" (traceback in {log})"
     if isinstance(error, RunError) and comm.rank > 0:
         time.sleep(0.5)  # what all ranks find, rank 0 says; it ends this one meanwhile
     prefix = f"rank {comm.rank}: " if comm.size > 1 else ""
-    if not isinstance(error, ConfigError) or _speaks():
-        print(f"structlearn: {prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201 - the answer
-    if not isinstance(error, ConfigError) and run_dir.is_dir():
-        try:
-            ended(run_dir, "stopped" if code == STOPPED else "failed", f"{prefix}{message}")
-        except OSError as trouble:  # a full disk, perhaps: the message above is what counts
-            print(f"structlearn: status.json could not be written ({trouble})", file=sys.stderr, flush=True)  # noqa: T201
-    comm.abort(code)
+    try:
+        if holding and not isinstance(error, RunError):
+            message += f" (traceback in {_keep_traceback(error, run_dir, comm.rank)})"
+        if holding:
+            ended(run_dir, "stopped" if code == STOPPED else "failed", f"{prefix}{message}", code)
+    except OSError as trouble:  # a full disk, perhaps
+        message += f"\n(and {run_dir} could not be written to: {trouble})"
+    finally:
+        if not isinstance(error, ConfigError) or _speaks():
+            print(f"structlearn: {prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201 - the answer
+        comm.abort(code)
     return code
+
+
+def _keep_traceback(error: BaseException, run_dir: Path, rank: int) -> Path:
+    (run_dir / LOGS).mkdir(exist_ok=True)
+    log = run_dir / LOGS / f"rank-{rank:04d}.err"
+    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return log
 
 
 def _speaks() -> bool:

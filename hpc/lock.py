@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpc.comm import Communicator
+from hpc.config.folder import LOCK
 from hpc.errors import RunError
 
 
@@ -18,7 +19,7 @@ def alone_in(run_dir: Path, comm: Communicator) -> Iterator[None]:
     descriptor = -1
     if comm.rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         problem = _lock(descriptor, run_dir)
     problem = comm.gather(problem, "lock the run folder")[0]
     try:

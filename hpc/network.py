@@ -11,7 +11,7 @@ from torch import nn
 
 from hpc.config.model import Custom, ModelConfig
 from hpc.data import DataSet
-from hpc.errors import RunError
+from hpc.errors import ConfigError
 from hpc.seeding import seed_for
 from structlearn import models
 
@@ -20,7 +20,7 @@ def build(config: ModelConfig, data: DataSet, seed: int) -> nn.Module:
     """A network with initial weights that follow from the seed alone: the same on every rank and device.
 
     Raises:
-        RunError: the network does not fit the data, or a function of the user's cannot be used.
+        ConfigError: the network does not fit the data, or a function of the user's cannot be used.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "init"))
@@ -31,7 +31,7 @@ def build(config: ModelConfig, data: DataSet, seed: int) -> nn.Module:
         try:
             return models.build(name, data.input_shape, data.outputs, **options)
         except ValueError as error:
-            raise RunError(f"model: {error}") from error
+            raise ConfigError(f"model: {error}") from error
 
 
 def _custom(config: Custom, data: DataSet) -> nn.Module:
@@ -46,7 +46,7 @@ def _custom(config: Custom, data: DataSet) -> nn.Module:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise RunError(
+        raise ConfigError(
             f"model.name: {config.name} cannot be loaded ({error}); check the module and function"
         ) from error
     given: dict[str, Any]
@@ -60,9 +60,9 @@ def _custom(config: Custom, data: DataSet) -> nn.Module:
     try:
         model = function(**{**given, **config.options})
     except TypeError as error:
-        raise RunError(
+        raise ConfigError(
             f"model.name: {config.name} refused its arguments {sorted({**given, **config.options})}: {error}"
         ) from error
     if not isinstance(model, nn.Module):
-        raise RunError(f"model.name: {config.name} returned {type(model).__name__}, but a torch.nn.Module is needed")
+        raise ConfigError(f"model.name: {config.name} returned {type(model).__name__}, but a torch.nn.Module is needed")
     return model

@@ -57,9 +57,11 @@ def run(config: Config, *, progress: str = "auto", as_json: bool = False) -> int
     """
     comm: Communicator = communication.Alone()
     out = stream(as_json)
+    holding = False
     try:
         comm = communication.connect(config.compute.deadline_s)
         with StopRequest() as stop, alone_in(Path(config.run_dir), comm):
+            holding = True
             engine, shown = _start(config, comm, stop, progress, as_json)
             try:
                 state = engine.run(shown)
@@ -75,8 +77,8 @@ def run(config: Config, *, progress: str = "auto", as_json: bool = False) -> int
             if as_json:
                 print(json.dumps(summary), flush=True)  # noqa: T201 - the answer
         return DONE if state == "done" else STOPPED
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - one rank's error must end all of them
-        return end_all(error, config, comm)
+    except BaseException as error:  # noqa: BLE001 - whatever ends one rank must end all of them
+        return end_all(error, config, comm, holding=holding)
 
 
 def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Any]:

@@ -77,6 +77,8 @@ def report(
     except RecordError as error:
         raise RunError(str(error)) from None
     typer.echo(f"report: {page}")
+    for picture in sorted(page.parent.glob("*.png")):
+        typer.echo(f"figure: {picture}")
 
 
 @app.command()

@@ -3,12 +3,13 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from hpc.config.check import check
-from hpc.config.folder import ended, freeze, resumable
+from hpc.config.folder import ended, freeze, read_status, resumable
 from hpc.config.launcher import promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
@@ -49,7 +50,7 @@ def train(
         find_mpiexec()  # complains before there is a folder
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
-        return _understood(launch(ranks, [sys.executable, "-m", "hpc.run", str(run_dir), *options]), run_dir)
+        return _launch(ranks, [sys.executable, "-m", "hpc.run", str(run_dir), *options], run_dir)
     from hpc.run import run  # imports torch, and joins a launcher's ranks: not before the checks
 
     return run(config, progress=progress, as_json=as_json)
@@ -66,16 +67,26 @@ def _check_installed(config: Config, ranks: int) -> None:
         )
 
 
-def _understood(code: int, run_dir: Path) -> int:
-    """The documented exit code for what mpiexec returned. A rank that was killed could not speak for itself."""
+def _launch(ranks: int, program: Sequence[str], run_dir: Path) -> int:
+    """Start the ranks; the documented exit code for how they ended.
+
+    mpiexec returns the code of whichever rank it saw end first. Where one failed and the others were ended for it,
+    that may be a signal's; the folder's status then says what the failed one said.
+    """
+    began = time.time()
+    code = launch(ranks, program)
     if code in {0, 1, 2, 75}:
         return code
+    status = read_status(run_dir)
+    if "exit_code" in status and status["heartbeat"] >= began:
+        return int(status["exit_code"])
     goes_on = resumable(run_dir)
     state, remedy = ("stopped", "go on from the last checkpoint") if goes_on else ("failed", "start over")
     message = f"a rank was ended from outside (mpiexec returned {code}): killed, or out of memory"
-    ended(run_dir, state, message)
+    code = 75 if goes_on else 1
+    ended(run_dir, state, message, code)
     print(f"structlearn: {message}; run the same command again to {remedy}", file=sys.stderr)  # noqa: T201
-    return 75 if goes_on else 1
+    return code
 
 
 def _local_ranks() -> int:

@@ -144,9 +144,10 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
-def ended(run_dir: Path, state: str, error: str) -> None:
+def ended(run_dir: Path, state: str, error: str, exit_code: int) -> None:
     """Add how a run ended to whatever its status said last. Any rank may be the one that fails, or the launcher."""
-    status = {**read_status(run_dir), "state": state, "error": error, "heartbeat": time.time()}
+    how = {"state": state, "error": error, "exit_code": exit_code, "heartbeat": time.time()}
+    status = {**read_status(run_dir), **how}
     write_atomically(run_dir / STATUS, json.dumps(status, indent=1) + "\n")
 
 

@@ -103,7 +103,9 @@ def to_yaml(config: Config) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a configuration file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | _adapter().json_schema()
+    made = _adapter().json_schema()
+    made["$defs"]["Custom"]["additionalProperties"] = True  # keys beside `name` are options of the user's function
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | made
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

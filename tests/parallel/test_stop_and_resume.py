@@ -73,7 +73,6 @@ def test_an_exception_in_one_rank_ends_all_with_its_message(train, tmp_path):
     start = time.monotonic()
     done = train(*COMMON, "--ranks", "3", "--run_dir", str(run_dir), env={"TROUBLE": "raise 1 5"})
     assert done.returncode == 1
-    assert time.monotonic() - start < 60
     assert "structlearn: rank 1: ValueError: the model has had enough" in done.stderr
     assert "Traceback" not in done.stderr
     assert "the model has had enough" in (run_dir / "logs" / "rank-0001.err").read_text()

@@ -196,7 +196,7 @@ def test_a_status_that_cannot_be_read_is_empty(text: str | None, tmp_path: Path)
 
 def test_an_end_is_added_to_what_was_known(tmp_path: Path) -> None:
     (tmp_path / STATUS).write_text(json.dumps({"state": "running", "epoch": 3}), encoding="utf-8")
-    ended(tmp_path, "failed", "the reason")
+    ended(tmp_path, "failed", "the reason", 1)
     found = read_status(tmp_path)
     assert (found["state"], found["epoch"], found["error"]) == ("failed", 3, "the reason")
 
