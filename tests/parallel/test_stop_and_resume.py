@@ -70,7 +70,6 @@ def test_an_interrupted_run_ends_bit_identical(exchange, number, trouble, train,
 @pytest.mark.parallel
 def test_an_exception_in_one_rank_ends_all_with_its_message(train, tmp_path):
     run_dir = tmp_path / "run"
-    start = time.monotonic()
     done = train(*COMMON, "--ranks", "3", "--run_dir", str(run_dir), env={"TROUBLE": "raise 1 5"})
     assert done.returncode == 1
     assert "structlearn: rank 1: ValueError: the model has had enough" in done.stderr
