@@ -94,6 +94,7 @@ class Engine:
         self.shown = shown
         self._resumed_at, self._resumed_step = time.monotonic(), self.place.step
         self._started = self._resumed_at - self.place.seconds
+        self._beat("starting")
         self.parts.model.train()
         while not self.place.ended_by:
             if not self._train_epoch():
