@@ -37,7 +37,7 @@ class Communicator(Protocol):
     size: int
     local_rank: int
     local_size: int
-    library: str
+    vendor: str
 
     def sum_(self, values: torch.Tensor, what: str) -> None:
         """Replace a contiguous CPU tensor by its sum over ranks, bit-identical on all of them.
@@ -79,7 +79,7 @@ class Alone:
     """The one-process communicator: everything runs without MPI."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
-    library = "none"
+    vendor = "none"
 
     def sum_(self, values: torch.Tensor, what: str) -> None:
         """The sum over one rank is the value."""
@@ -113,7 +113,7 @@ class Mpi:
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = int(node.rank), int(node.size)
         node.Free()
-        self.library = MPI.Get_library_version().split("\n")[0].strip("\x00 ").replace("\t", " ")
+        self.vendor = MPI.Get_library_version().split("\n")[0].strip("\x00 ").replace("\t", " ")
 
     def sum_(self, values: torch.Tensor, what: str) -> None:
         """In place: the extra copy of the other form costs half as much again."""

@@ -140,7 +140,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
             attributes = {
                 "run_id": identity,
                 "config": to_yaml(config),
-                "versions": json.dumps(versions(comm.library)),
+                "versions": json.dumps(versions(comm.vendor)),
                 "world_size": comm.size,
                 "state": state,
                 "ended_by": ended_by,

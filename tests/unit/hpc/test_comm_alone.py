@@ -25,7 +25,7 @@ def _no_launcher(monkeypatch):
 def test_it_is_the_only_rank():
     alone: Communicator = Alone()
     assert (alone.rank, alone.size, alone.local_rank, alone.local_size) == (0, 1, 0, 1)
-    assert alone.library == "none"
+    assert alone.vendor == "none"
 
 
 def test_it_has_every_method_of_the_contract():
