@@ -17,17 +17,18 @@ def by_victim(rows: pd.DataFrame) -> pd.DataFrame:
     """Kills by what was hit: how many, when, with what exit code the command ended."""
     hit = rows[rows.hit > 0]
     made = hit.groupby("victim").agg(
-        kills=("hit", "size"), earliest=("moment_s", "min"), latest=("moment_s", "max"),
+        kills=("hit", "size"), earliest_s=("moment_s", "min"), latest_s=("moment_s", "max"),
         hangs=("hang", "sum"), orphans=("orphans", "sum"),
     )  # fmt: skip
     codes = hit.groupby("victim").exit_code.agg(lambda found: ", ".join(str(code) for code in sorted(set(found))))
+    made = made.rename(columns={"earliest_s": "earliest, s", "latest_s": "latest, s"})
     return made.assign(**{"exit codes of the command": codes}).reset_index()
 
 
 def main() -> None:
     files = sorted(RESULTS.glob("*.csv"))
-    summaries = [json.loads(file.with_suffix(".json").read_text()) for file in files]
-    write_table(pd.DataFrame(summaries), RESULTS, "summary")
+    summaries = pd.DataFrame([json.loads(file.with_suffix(".json").read_text()) for file in files])
+    write_table(summaries.rename(columns={"exchange": "strategy"}), RESULTS, "summary")
     print((RESULTS / "summary.md").read_text())
     for file in files:
         write_table(by_victim(pd.read_csv(file)), RESULTS, f"{file.stem}-victims")
