@@ -26,7 +26,7 @@ def by_victim(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    files = sorted(RESULTS.glob("*.csv"))
+    files = sorted(file.with_suffix(".csv") for file in RESULTS.glob("*.json"))
     summaries = pd.DataFrame([json.loads(file.with_suffix(".json").read_text()) for file in files])
     write_table(summaries.rename(columns={"exchange": "strategy"}), RESULTS, "summary")
     print((RESULTS / "summary.md").read_text())
