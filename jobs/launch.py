@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 from hpc.config.devices import cpu_cores
 from hpc.errors import ConfigError
@@ -51,8 +51,17 @@ def environment(ranks: int) -> dict[str, str]:
     return env
 
 
-def launch(ranks: int, program: Sequence[str]) -> int:
-    """Start ranks of a program, wait for them, and return the exit code of the first that failed.
+class Ended(NamedTuple):
+    """How the ranks ended."""
+
+    code: int
+    """The exit code of the first that failed, as mpiexec gives it; 128 + n for a signal."""
+    asked: bool
+    """Has somebody asked them to stop?"""
+
+
+def launch(ranks: int, program: Sequence[str]) -> Ended:
+    """Start ranks of a program, and wait for them.
 
     SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C reach every rank. If this process dies, however it dies, so do they:
     mpiexec is told by the kernel, and its death ends the ranks.
@@ -61,7 +70,11 @@ def launch(ranks: int, program: Sequence[str]) -> int:
     # A process group of its own: Ctrl-C on the terminal then comes to the ranks once, through us.
     child = subprocess.Popen(line, env=environment(ranks), preexec_fn=_die_with_parent, process_group=0)  # noqa: PLW1509 - prctl has no other door
 
+    asked = False
+
     def forward(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         # mpiexec passes USR1 on to its ranks; USR2 would end mpiexec itself, and TERM some versions.
         child.send_signal(signal.SIGUSR1 if number != signal.SIGINT else signal.SIGINT)
 
@@ -72,7 +85,7 @@ def launch(ranks: int, program: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return code if code >= 0 else 128 - code
+    return Ended(code if code >= 0 else 128 - code, asked)
 
 
 def _die_with_parent() -> None:

@@ -74,17 +74,19 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path) -> int:
     that may be a signal's; the folder's status then says what the failed one said.
     """
     began = time.time()
-    code = launch(ranks, program)
-    if code in {0, 1, 2, 75}:
+    code, asked = launch(ranks, program)
+    if code in {0, 2, 75} or (code == 1 and not asked):
         return code
     status = read_status(run_dir)
     if "exit_code" in status and status["heartbeat"] >= began:
         return int(status["exit_code"])
     goes_on = resumable(run_dir)
-    state, remedy = ("stopped", "go on from the last checkpoint") if goes_on else ("failed", "start over")
     message = f"a rank was ended from outside (mpiexec returned {code}): killed, or out of memory"
-    code = 75 if goes_on else 1
-    ended(run_dir, state, message, code)
+    if asked:  # ranks that are still starting cannot do more than end
+        message = "stopped while the ranks were starting"
+    code = 75 if goes_on or asked else 1
+    ended(run_dir, "stopped" if code == 75 else "failed", message, code)
+    remedy = "go on from the last checkpoint" if goes_on else "start over"
     print(f"structlearn: {message}; run the same command again to {remedy}", file=sys.stderr)  # noqa: T201
     return code
 

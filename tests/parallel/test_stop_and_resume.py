@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -110,3 +111,29 @@ def test_a_finished_run_is_not_trained_again(train, tmp_path):
     first, second = train(*options), train(*options)
     assert json.loads(first.stdout.splitlines()[-1]) == json.loads(second.stdout.splitlines()[-1])
     assert "was done" in second.stderr
+
+
+@pytest.mark.parallel
+def test_a_stop_while_the_ranks_start_can_be_resumed(train, tmp_path):
+    """mpiexec is there, the ranks are importing: they end at once, and the run starts again."""
+    run_dir = tmp_path / "run"
+    options = (*COMMON, "--ranks", "2", "--run_dir", str(run_dir))
+
+    def stop_early():
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            lines = {process: " ".join(process.info["cmdline"] or ()) for process in alive(run_dir)}
+            started = [line for line in lines.values() if "-m hpc.run" in line and "mpiexec" not in line]
+            if started:
+                next(process for process, line in lines.items() if "-m jobs train" in line).terminate()
+                return
+            time.sleep(0.01)
+
+    stopper = threading.Thread(target=stop_early)
+    stopper.start()
+    first = train(*options)
+    stopper.join()
+    assert first.returncode == 75, first.stderr
+    assert "stopped while the ranks were starting" in first.stderr
+    assert_nobody_left(run_dir)
+    assert train(*options).returncode == 0

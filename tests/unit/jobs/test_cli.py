@@ -154,7 +154,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
     calls: list[tuple[int, list[str]]] = []
     monkeypatch.setattr(train, "find_spec", lambda name: name)
     monkeypatch.setattr(train, "find_mpiexec", lambda: Path("mpiexec"))
-    monkeypatch.setattr(train, "launch", lambda ranks, line: calls.append((ranks, list(line))) or 0)
+    monkeypatch.setattr(train, "launch", lambda ranks, line: calls.append((ranks, list(line))) or (0, False))
     return calls
 
 

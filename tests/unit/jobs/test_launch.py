@@ -92,7 +92,7 @@ def test_cores_are_shared_out(cores: int, ranks: int, threads: str, monkeypatch:
 )
 def test_exit_codes_come_through(text: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_mpiexec", lambda: fake(tmp_path, MPICH))
-    assert launch(2, [sys.executable, "-c", text]) == code
+    assert launch(2, [sys.executable, "-c", text]) == (code, False)
 
 
 WAIT = """
@@ -124,9 +124,9 @@ def test_signals_are_passed_on(
     # Were the launcher to take no notice, the signal would end this process: it must not.
     sender = threading.Thread(target=send)
     sender.start()
-    code = launch(2, [sys.executable, "-u", "-c", WAIT, str(ready)])
+    code, asked = launch(2, [sys.executable, "-u", "-c", WAIT, str(ready)])
     sender.join()
-    assert (code, capfd.readouterr().out.strip()) == (3, came)
+    assert (code, asked, capfd.readouterr().out.strip()) == (3, True, came)
     assert signal.getsignal(getattr(signal, sent)) == before
 
 
