@@ -323,6 +323,7 @@ class Engine:
         network = (shared if parts.exchange.replicated else own)["network"]
         parts.model.load_state_dict({**network["parameters"], **own["buffers"]})
         parts.optimizer.load_state_dict(network["optimizer"])
+        _lay_out_alike(parts.optimizer)
         parts.exchange.load_state_dict(own["exchange"])
         self._losses.copy_(own["losses"])
         _set_random_state(own["random"], parts.device)
@@ -335,6 +336,18 @@ def _split(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
     state = model.state_dict()
     parameters = {name: value for name, value in state.items() if name in names}
     return parameters, {name: value for name, value in state.items() if name not in names}
+
+
+def _lay_out_alike(optimizer: Optimizer) -> None:
+    """Give running averages their parameters' strides.
+
+    A file keeps values, not strides, and torch's fused kernels walk parameter and average through raw memory: with
+    channels last, unlike strides would pair the wrong numbers.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
+from hpc.errors import RunError
+
 Model = Callable[[torch.Tensor], torch.Tensor]
 """A network, or its compiled form."""
 
@@ -22,11 +24,13 @@ class Objective:
             (mean squared error over samples and targets).
         device: where the batches are.
         precision: of the forward pass; bfloat16 runs it under autocast.
+        outputs: the least width of an answer (classes, characters, targets).
     """
 
     task: Task
     device: torch.device
     precision: torch.dtype
+    outputs: int = 0
 
     def __call__(self, model: Model, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch, a scalar that gradients flow from."""
@@ -35,10 +39,16 @@ class Objective:
     def answer(self, model: Model, inputs: torch.Tensor) -> torch.Tensor:
         """The network's answer to a batch, in float32."""
         if self.precision == torch.float32:
-            return model(inputs)
-        with torch.autocast(self.device.type, dtype=self.precision):
             answer = model(inputs)
-        return answer.float()
+        else:
+            with torch.autocast(self.device.type, dtype=self.precision):
+                answer = model(inputs).float()
+        if answer.dim() < 2 or answer.shape[-1] < self.outputs:
+            raise RunError(
+                f"model: it answers with the shape {tuple(answer.shape)}, but the last dimension must hold "
+                f"{self.outputs} output(s) for each sample; mend the network"
+            )
+        return answer
 
     def loss(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss: answers [B, K] (sequence: [B, T, K]; regression: [B, D]) against targets."""

@@ -159,7 +159,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         model=model,
         optimizer=stepper,
         exchange=exchange.build(config.exchange, comm, model, stepper),
-        objective=Objective(dataset.task, here, getattr(torch, config.compute.precision)),
+        objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs),
         feed=feed,
         checkpoints=Checkpoints(run_dir / CHECKPOINTS, comm, identity, config.checkpoint.keep, tell),
         heartbeat=Heartbeat(run_dir, comm.rank, comm.size, facts),

@@ -71,12 +71,17 @@ def launch(ranks: int, program: Sequence[str]) -> Ended:
     child = subprocess.Popen(line, env=environment(ranks), preexec_fn=_die_with_parent, process_group=0)  # noqa: PLW1509 - prctl has no other door
 
     asked = False
+    interrupts: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        # mpiexec passes USR1 on to its ranks; USR2 would end mpiexec itself, and TERM some versions.
-        child.send_signal(signal.SIGUSR1 if number != signal.SIGINT else signal.SIGINT)
+        # mpiexec passes USR1 on to its ranks; USR2 would end mpiexec itself, TERM some versions, a second INT all.
+        interrupts.extend([number] if number == signal.SIGINT else [])
+        if number == signal.SIGINT and len(interrupts) > 1:
+            child.kill()  # whoever presses Ctrl-C twice does not want to wait; the ranks end with mpiexec
+        else:
+            child.send_signal(signal.SIGUSR1)
 
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
     before = {number: signal.signal(number, forward) for number in numbers}

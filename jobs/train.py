@@ -1,7 +1,6 @@
 """``structlearn train``: check everything first, then train alone, start ranks, or join those there are."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -44,7 +43,8 @@ def train(
             f"--ranks: got {ranks}, but a launcher has already started {found} ({made.variable}); leave --ranks out"
         )
     starts_ranks = ranks is not None and (made is None or made.variable == "SLURM_NTASKS" or found == 1)
-    check(config, ranks if starts_ranks and ranks else _local_ranks())
+    # What a launcher shows each of its ranks only they can see: they compare their devices' identities.
+    check(config, ranks if starts_ranks and ranks else 1)
     _check_installed(config, ranks or found)
     if starts_ranks and ranks is not None and (ranks > 1 or found > 1):
         find_mpiexec()  # complains before there is a folder
@@ -70,30 +70,25 @@ def _check_installed(config: Config, ranks: int) -> None:
 def _launch(ranks: int, program: Sequence[str], run_dir: Path) -> int:
     """Start the ranks; the documented exit code for how they ended.
 
-    mpiexec returns the code of whichever rank it saw end first. Where one failed and the others were ended for it,
-    that may be a signal's; the folder's status then says what the failed one said.
+    mpiexec's number alone is not to be trusted: it may be that of a rank that was ended for another's failure, or
+    that of a signal (2 for Ctrl-C), or 0 for ranks that it cleaned up. The folder's status says what happened.
     """
     began = time.time()
     code, asked = launch(ranks, program)
-    if code in {0, 2, 75} or (code == 1 and not asked):
-        return code
     status = read_status(run_dir)
-    if "exit_code" in status and status["heartbeat"] >= began:
-        return int(status["exit_code"])
+    if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
+        if "exit_code" in status:
+            return int(status["exit_code"])
+        if status["state"] in {"done", "stopped"}:
+            return 0 if status["state"] == "done" else 75
+    if code in {1, 2, 75} and not asked:
+        return code
     goes_on = resumable(run_dir)
     message = f"a rank was ended from outside (mpiexec returned {code}): killed, or out of memory"
     if asked:  # ranks that are still starting cannot do more than end
-        message = "stopped while the ranks were starting"
+        message = "stopped before the ranks could write a checkpoint"
     code = 75 if goes_on or asked else 1
     ended(run_dir, "stopped" if code == 75 else "failed", message, code)
     remedy = "go on from the last checkpoint" if goes_on else "start over"
     print(f"structlearn: {message}; run the same command again to {remedy}", file=sys.stderr)  # noqa: T201
     return code
-
-
-def _local_ranks() -> int:
-    """How many ranks the launcher that started this one put on this machine."""
-    for variable in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"):
-        if os.environ.get(variable, "").isdigit():
-            return int(os.environ[variable])
-    return 1

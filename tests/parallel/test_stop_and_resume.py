@@ -134,6 +134,6 @@ def test_a_stop_while_the_ranks_start_can_be_resumed(train, tmp_path):
     first = train(*options)
     stopper.join()
     assert first.returncode == 75, first.stderr
-    assert "stopped while the ranks were starting" in first.stderr
+    assert "stopped before the ranks could write a checkpoint" in first.stderr
     assert_nobody_left(run_dir)
     assert train(*options).returncode == 0

@@ -4,14 +4,18 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
+from hpc.comm import Alone
+from hpc.config.folder import freeze
 from hpc.config.read import validate
-from hpc.run import run
+from hpc.engine import Engine
+from hpc.run import assemble, run
 
 DIGITS = {"epochs": 2, "model": {"name": "mlp", "widths": [64]}, "data": {"name": "digits"}}
 
@@ -122,6 +126,28 @@ def test_a_character_model_learns_a_pattern(tmp_path, capsys):
     model = {"name": "lstm", "hidden": 16, "embedding": 8, "dropout": 0.0}
     summary, _ = train(tmp_path, capsys, data=data, model=model, optimizer={"name": "adam", "lr": 0.02})
     assert summary["test_accuracy"] > 0.9  # all but the first character of a window can be known
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_restored_engine_steps_as_the_one_that_went_on(name, channels_last, tmp_path):
+    """Also where the memory's order is not the file's: fused kernels go by memory."""
+    config = validate({
+        **DIGITS, "run_dir": str(tmp_path), "model": {"name": "cnn", "width": 0.25}, "optimizer": {"name": name},
+        "compute": {"channels_last": channels_last},
+    })  # fmt: skip
+    freeze(config)
+    went_on, restored = (Engine(assemble(config, Alone(), SimpleNamespace(requested=False), print)) for _ in range(2))
+    went_on._train_epoch()
+    went_on._save()
+    loaded = restored.parts.checkpoints.load()
+    assert loaded is not None
+    restored.restore(loaded)
+    for engine in (went_on, restored):
+        engine.place.epoch = 1
+        engine._train_epoch()
+    for one, other in zip(went_on.parts.model.parameters(), restored.parts.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_folder_that_was_moved_goes_on(tmp_path, capsys):

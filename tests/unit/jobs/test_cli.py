@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hpc.config.folder import ended
 from hpc.config.read import schema, to_yaml, validate
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
@@ -154,7 +155,13 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
     calls: list[tuple[int, list[str]]] = []
     monkeypatch.setattr(train, "find_spec", lambda name: name)
     monkeypatch.setattr(train, "find_mpiexec", lambda: Path("mpiexec"))
-    monkeypatch.setattr(train, "launch", lambda ranks, line: calls.append((ranks, list(line))) or (0, False))
+
+    def launch(ranks: int, line: list[str]) -> tuple[int, bool]:
+        calls.append((ranks, list(line)))
+        ended(Path(line[3]), "done", "", 0)
+        return 0, False
+
+    monkeypatch.setattr(train, "launch", launch)
     return calls
 
 

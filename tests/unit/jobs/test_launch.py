@@ -105,7 +105,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(
-    ("sent", "came"), [("SIGTERM", "SIGUSR1"), ("SIGUSR1", "SIGUSR1"), ("SIGUSR2", "SIGUSR1"), ("SIGINT", "SIGINT")]
+    ("sent", "came"), [("SIGTERM", "SIGUSR1"), ("SIGUSR1", "SIGUSR1"), ("SIGUSR2", "SIGUSR1"), ("SIGINT", "SIGUSR1")]
 )
 def test_signals_are_passed_on(
     sent: str, came: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
