@@ -42,7 +42,7 @@ def _custom(config: Custom, data: DataSet) -> nn.Module:
     """
     module_name, _, function_name = config.name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a module that lies beside the configuration, as `python script.py` would find it
+        sys.path.append(here)  # a module in the folder one starts from
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:

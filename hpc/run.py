@@ -21,7 +21,7 @@ from hpc import comm as communication
 from hpc import data, device, exchange, network, optimizer
 from hpc.checkpoint import Checkpoints
 from hpc.comm import Communicator
-from hpc.config.folder import CHECKPOINTS, RECORD, freeze, frozen
+from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, frozen, trained
 from hpc.config.read import run_id, to_yaml
 from hpc.config.root import Config
 from hpc.data import Feed
@@ -84,6 +84,8 @@ def run(config: Config, *, progress: str = "auto", as_json: bool = False) -> int
 def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Any]:
     """Everything between a configuration and the first step."""
     if comm.rank == 0:
+        if trained(Path(config.run_dir)):  # again, now that the folder is held: another start may have been quicker
+            check_same(config)
         freeze(config)
     comm.barrier("make the run folder")
     shown_early: list[str] = []
@@ -99,8 +101,9 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
             progress, epochs=config.epochs, steps=config.epochs * parts.feed.steps_per_epoch,
             first_step=engine.place.step, samples_per_step=config.data.batch_size * comm.size, out=stream(as_json),
         )  # fmt: skip
-        for text in (*shown_early, _opening(config, comm, parts, engine, resumed=loaded is not None)):
-            shown.tell(text)
+        for text in shown_early:  # a damaged checkpoint is worth saying however little is shown
+            print(f"structlearn: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        shown.tell(_opening(config, comm, parts, engine, resumed=loaded is not None))
     return engine, shown
 
 

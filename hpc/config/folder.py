@@ -86,8 +86,15 @@ def check_folder(config: Config) -> None:
         raise ConfigError(f"run_dir: {nearest} is a file, but a folder is needed; choose another run_dir")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"run_dir: {nearest} cannot be written to; choose another run_dir or mend its permissions")
+    if frozen(run_dir) is not None and _begun(run_dir):
+        check_same(config)
+
+
+def check_same(config: Config) -> None:
+    """Refuse a folder whose frozen configuration differs; names the keys."""
+    run_dir = Path(config.run_dir)
     before = frozen(run_dir)
-    if before is not None and (keys := differences(before, config)) and _begun(run_dir):
+    if before is not None and (keys := differences(before, config)):
         listed = "\n  ".join(keys)
         raise ConfigError(
             f"run_dir: {run_dir} holds a run of another configuration; choose another run_dir, "
@@ -97,7 +104,12 @@ def check_folder(config: Config) -> None:
 
 def _begun(run_dir: Path) -> bool:
     """Is there anything of a run in a folder: a checkpoint, a record, or a process that trains?"""
-    return resumable(run_dir) or (run_dir / RECORD).exists() or _locked(run_dir)
+    return trained(run_dir) or _locked(run_dir)
+
+
+def trained(run_dir: Path) -> bool:
+    """Is there anything that a run has measured or saved: a checkpoint, a record?"""
+    return resumable(run_dir) or (run_dir / RECORD).exists()
 
 
 def _locked(run_dir: Path) -> bool:
