@@ -47,7 +47,7 @@ def end_all(error: BaseException, config: Config, comm: Communicator, *, holding
     except OSError as trouble:  # a full disk, perhaps
         message += f"\n(and {run_dir} could not be written to: {trouble})"
     finally:
-        if not isinstance(error, ConfigError) or _speaks():
+        if not isinstance(error, ConfigError) or comm.size > 1 or _speaks():
             print(f"structlearn: {prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201 - the answer
         comm.abort(code)
     return code

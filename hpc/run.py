@@ -81,6 +81,15 @@ def run(config: Config, *, progress: str = "auto", as_json: bool = False) -> int
         return end_all(error, config, comm, holding=holding)
 
 
+def refuse(error: RunError) -> int:
+    """End the ranks of a launcher for what one of them found before it joined the others.
+
+    The others may be waiting in MPI's start for this one: join them, then end all with this rank's message.
+    """
+    comm = communication.connect(Config().compute.deadline_s)
+    return end_all(error, Config(), comm, holding=False)
+
+
 def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Any]:
     """Everything between a configuration and the first step."""
     if comm.rank == 0:

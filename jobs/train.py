@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpc.config.check import check
 from hpc.config.folder import ended, freeze, read_status, resumable
-from hpc.config.launcher import promise
+from hpc.config.launcher import Promise, promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
@@ -30,11 +30,33 @@ def train(
     if print_schema:
         print(json.dumps(schema(), indent=2))  # noqa: T201 - the answer
         return 0
-    config = read(path, overrides)
     if print_config:
-        print(to_yaml(config), end="")  # noqa: T201 - the answer
+        print(to_yaml(read(path, overrides)), end="")  # noqa: T201 - the answer
         return 0
     made = promise()
+    try:
+        return _train(path, overrides, made, ranks, progress=progress, as_json=as_json)
+    except RunError as error:
+        if made is None or made.ranks == 1 or made.variable == "SLURM_NTASKS" or find_spec("torch") is None:
+            raise
+        from hpc.run import refuse  # the launcher's other ranks may have found nothing, and wait for this one
+
+        try:
+            return refuse(error)
+        except RunError:  # MPI finds no others: then nobody waits
+            raise error from None
+
+
+def _train(
+    path: Path | None,
+    overrides: Sequence[str],
+    made: Promise | None,
+    ranks: int | None,
+    *,
+    progress: str,
+    as_json: bool,
+) -> int:
+    config = read(path, overrides)
     found = made.ranks if made else 1
     if ranks is not None and ranks < 1:
         raise ConfigError(f"--ranks: got {ranks}; give 1 or more")
