@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = "config.seed"
-_OWN = (SEED, "config.run_dir")  # what differs between runs that are repetitions of each other
+_OWN = {  # what may differ between runs that are repetitions of each other: the seed, and what changes no number
+    SEED,
+    *(f"config.{key}" for key in ("run_dir", "data.placement", "data.prefetch")),
+    *(f"config.checkpoint.{key}" for key in ("every_epochs", "every_steps", "keep")),
+    *(f"config.compute.{key}" for key in ("share_devices", "deadline_s")),
+}
 
 
 def settings(runs: pd.DataFrame) -> list[str]:

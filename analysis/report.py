@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 _PROFILE = "Time in each phase on rank 0, over all epochs: in absolute terms and as a share of the sum."
 
 
+class OutputError(OSError):
+    """The report cannot be written: says where, why, and what to do."""
+
+    def __init__(self, out: Path, error: OSError) -> None:
+        where = "" if error.filename is None else f": {error.filename}"
+        reason = f"{error.strerror or error}{where}"
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = f"{error.filename} is no folder"
+        super().__init__(f"--out: {out} cannot be written to ({reason}); choose another folder, or make room there")
+
+
 def report(source: Path | str, out: Path | str, *, strict: bool = False) -> Path:
     """Writes `index.html`, and beside it each table, each figure and where they come from.
 
@@ -41,14 +52,18 @@ def report(source: Path | str, out: Path | str, *, strict: bool = False) -> Path
 
     Raises:
         RecordError: If there is nothing to read.
+        OutputError: If the folder cannot be written to.
     """
     records = load(source, strict=strict)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_tables(records, out)
-    write_provenance(records, out / "provenance.json")
     page = out / "index.html"
-    page.write_text(_render(records, _figures(records, out)), encoding="utf-8", newline="\n")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_tables(records, out)
+        write_provenance(records, out / "provenance.json")
+        page.write_text(_render(records, _figures(records, out)), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OutputError(out, error) from error
     return page
 
 

@@ -4,13 +4,16 @@
 
 The bare loop is the least that trains the same network on the same samples with the same update: shuffled indices,
 forward, backward, fused SGD with momentum, the loss added up on the device. The engine adds phase timing, schedule,
-signals, heartbeat, progress. Evaluation, record and checkpoint are outside on both sides.
+signals, heartbeat, and the progress bar, which nobody sees. Evaluation, record and checkpoint are outside on both
+sides.
 """
 
 import argparse
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -21,7 +24,10 @@ from hpc.comm import Alone
 from hpc.config.folder import freeze
 from hpc.config.read import validate
 from hpc.engine import Engine
+from hpc.progress import show
 from hpc.run import assemble
+
+EPOCHS, STEPS = 1000, 200
 
 
 class NoStop:
@@ -30,21 +36,20 @@ class NoStop:
     requested = False
 
 
-def sides(model: dict[str, object], batch: int, folder: Path) -> dict[str, Callable[[], float]]:
-    """One epoch of each side; returns seconds a step."""
+@contextmanager
+def sides(model: dict[str, object], batch: int, folder: Path) -> Iterator[dict[str, Callable[[], float]]]:
+    """One epoch of each side, as functions that return seconds a step."""
     config = validate(
         {
             "run_dir": str(folder),
-            "epochs": 1000,
-            "data": {"name": "fashion-mnist", "train_size": 200 * batch, "validation": 0.0, "batch_size": batch},
+            "epochs": EPOCHS,
+            "data": {"name": "fashion-mnist", "train_size": STEPS * batch, "validation": 0.0, "batch_size": batch},
             "model": model,
             "exchange": {"name": "none"},
         }
     )
     freeze(config)
     engine = Engine(assemble(config, Alone(), NoStop(), print))
-    ours = engine.parts
-    steps = ours.feed.steps_per_epoch
 
     theirs = assemble(config, Alone(), NoStop(), print)
     net, optimizer = theirs.model, theirs.optimizer
@@ -56,23 +61,24 @@ def sides(model: dict[str, object], batch: int, folder: Path) -> dict[str, Calla
         start = time.perf_counter()
         engine._train_epoch()  # noqa: SLF001 - what is measured
         engine.place.epoch += 1
-        return (time.perf_counter() - start) / steps
+        return (time.perf_counter() - start) / STEPS
 
     def by_hand() -> float:
         start = time.perf_counter()
         total = torch.zeros(())
         order = torch.randperm(len(images))
-        for step in range(steps):
-            chosen = order[step * batch : (step + 1) * batch]
-            inputs, targets = images[chosen], labels[chosen]
+        for chosen in order.view(STEPS, batch):
+            inputs, targets = images.index_select(0, chosen), labels.index_select(0, chosen)
             loss = cross_entropy(net(inputs), targets)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             total += loss.detach()
-        return (time.perf_counter() - start) / steps
+        return (time.perf_counter() - start) / STEPS
 
-    return {"engine": with_engine, "by hand": by_hand}
+    run = {"epochs": EPOCHS, "steps": EPOCHS * STEPS, "first_step": 0, "samples_per_step": batch}
+    with Path(os.devnull).open("w") as nowhere, closing(show("bar", **run, out=nowhere)) as engine.shown:
+        yield {"engine": with_engine, "by hand": by_hand}
 
 
 def main() -> None:
@@ -84,8 +90,7 @@ def main() -> None:
     models = {"sFC": {"name": "mlp", "widths": [1000, 1000, 10]}, "LeNet": {"name": "lenet"}}
     for name, model in models.items():
         for batch in (32, 128):
-            with tempfile.TemporaryDirectory() as folder:
-                both = sides(model, batch, Path(folder))
+            with tempfile.TemporaryDirectory() as folder, sides(model, batch, Path(folder)) as both:
                 interleave(both, 2)  # warm up
                 found = interleave(both, rounds)
             ours, theirs = ([1e3 * seconds for seconds in found[side]] for side in ("engine", "by hand"))

@@ -39,8 +39,10 @@ exchange: {{name: persyn, tau: 8}}
 - A key that is not on this page is an error, and so is a key given twice, `epochs: "10"`, or `epochs: true`.
 - `structlearn train run.yaml --print_config` prints the resolved configuration and trains nothing.
   `structlearn train --print_schema` prints the JSON schema, with which an editor completes and checks a file.
-- The resolved configuration is frozen into the run folder. A folder is resumed only with the same values;
-  only {free} may differ.
+- The resolved configuration is frozen into the run folder. A folder is resumed only with the same values.
+  What may differ:
+{free},
+  and the folder that `data.root` lies in.
 - `run_id` names the experiment: a hash of all values but those.
 
 Some keys are checked together, before a rank starts:
@@ -51,6 +53,8 @@ Some keys are checked together, before a rank starts:
 - `schedule.milestones` increase; `schedule.warmup_epochs` is at most `epochs`.
 - `text` and `lstm` go together, and `tabular` goes with `mlp`; a model of your own may take any of them.
 - `compute.channels_last` is for images.
+- There are at least `data.train_size` training samples, and `data.batch_size` for every rank; images are as large as
+  the network needs. (Looked up where the heads of the files tell; rows of csv files are counted later.)
 - Two ranks use one CUDA device only with `compute.share_devices`.
 """
 
@@ -68,7 +72,9 @@ package puts it; the first place that holds all files counts. Nothing is ever do
 def page() -> str:
     """The whole page as Markdown."""
     root = schema()
-    free = ", ".join(f"`{key}`" for key in sorted(NOT_IDENTITY))
+    free = textwrap.fill(
+        ", ".join(f"`{key}`" for key in sorted(NOT_IDENTITY)), 110, initial_indent="  ", subsequent_indent="  "
+    )
     return "\n".join([_HEAD.format(free=free), *_sections(root), _FILES_HEAD, *_files()]) + "\n"
 
 

@@ -7,17 +7,24 @@ becomes an error instead of a hang. A watchdog thread around blocking calls was 
 kill the process, and it cannot say what it was waiting for as simply.
 """
 
+from __future__ import annotations  # torch is only named here: ranks meet before anybody takes seconds to load it
+
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from hpc.config.launcher import broken, promise
 from hpc.errors import ConfigError, RankTimeoutError
+from hpc.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
 
 _YIELD_S = 1.0  # poll without sleeping for so long: big messages make progress only inside these polls
 
@@ -99,7 +106,15 @@ class Alone:
         """Nobody to wait for."""
 
     def abort(self, code: int) -> None:
-        """Nobody to end: the caller leaves by itself."""
+        """Nobody to end, and the caller leaves by itself, unless others wait for this rank in MPI's start.
+
+        Open MPI's launcher ends them when one leaves with a number, MPICH's (Hydra) only when it is asked, in the
+        words of PMI 1; it then ends this process as well.
+        """
+        if "PMI_FD" in os.environ and "MPI_LOCALRANKID" in os.environ and os.environ.get("PMI_SIZE") != "1":
+            with contextlib.suppress(OSError):
+                os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
+                time.sleep(10)
 
 
 class Mpi:
@@ -166,7 +181,7 @@ class Mpi:
 
 
 class _Request:
-    def __init__(self, wait: Callable[[], None], buffer: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
+    def __init__(self, wait: Callable[[], None], buffer: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         self._wait, self._buffer = wait, buffer
 
     def wait(self) -> int:
@@ -177,19 +192,28 @@ class _Request:
 def connect(deadline_s: float) -> Communicator:
     """The communicator of this process: alone, or the ranks that its launcher started.
 
+    MPI's own start waits for every rank, in C, where no Python code runs: a watchdog ends this process, with a
+    message, if another never comes.
+
     Raises:
         ConfigError: MPI found another number of ranks than the launcher promised, or mpi4py is not there.
     """
     made = promise()
     if made is None or made.ranks == 1:
         return Alone()
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise ConfigError(
-            f"{made.variable}={made.ranks}: started as one of {made.ranks} ranks, but MPI cannot be loaded ({error}); "
-            f"install an MPI library, for example with pip install 'structlearn[mpich]'"
-        ) from None
-    if made.ranks != MPI.COMM_WORLD.size:
-        raise broken(made, MPI.COMM_WORLD.size)
-    return Mpi(MPI.COMM_WORLD.Dup(), deadline_s)
+    who = f"rank {made.rank}: " if made.rank is not None else ""
+    alone = (
+        f"structlearn: {who}waited {deadline_s:g} s for the other ranks to start MPI (compute.deadline_s), but not all "
+        f"{made.ranks} came; look for another rank's message, and run the same command again\n"
+    )
+    with Watchdog(deadline_s, alone):
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(
+                f"{made.variable}={made.ranks}: started as one of {made.ranks} ranks, but MPI cannot be loaded "
+                f"({error}); install an MPI library, for example with pip install 'structlearn[mpich]'"
+            ) from None
+        if made.ranks != MPI.COMM_WORLD.size:
+            raise broken(made, MPI.COMM_WORLD.size)
+        return Mpi(MPI.COMM_WORLD.Dup(), deadline_s)

@@ -16,7 +16,7 @@ from hpc.clock import Clock
 from hpc.comm import Communicator
 from hpc.config.root import Config
 from hpc.data import Feed
-from hpc.errors import RunError
+from hpc.errors import ConfigError, RunError
 from hpc.evaluate import Score, evaluate
 from hpc.exchange import Exchange
 from hpc.heartbeat import Heartbeat
@@ -24,6 +24,7 @@ from hpc.objective import Model, Objective
 from hpc.progress import Shown, duration
 from hpc.record import Record
 from hpc.schedule import Patience, Schedule, early_stopping
+from hpc.state import lay_out_alike, random_state, set_random_state, split
 
 
 class Stop(Protocol):
@@ -44,6 +45,8 @@ class Parts:
     exchange: Exchange
     objective: Objective
     feed: Feed
+    fingerprint: str
+    """Of the samples: a resumed run refuses others."""
     checkpoints: Checkpoints
     heartbeat: Heartbeat
     stop: Stop
@@ -94,7 +97,8 @@ class Engine:
         self.shown = shown
         self._resumed_at, self._resumed_step = time.monotonic(), self.place.step
         self._started = self._resumed_at - self.place.seconds
-        self._beat("starting")
+        if not self.place.ended_by:  # a run that is done stays done
+            self._beat("starting")
         self.parts.model.train()
         while not self.place.ended_by:
             if not self._train_epoch():
@@ -230,7 +234,8 @@ class Engine:
     def _beat(self, doing: str) -> None:
         place, config = self.place, self.parts.config
         now, steps = time.monotonic(), config.epochs * self._steps
-        pace = (now - self._resumed_at) / max(1, place.step - self._resumed_step)  # seconds a step
+        made = place.step - self._resumed_step
+        pace = (now - self._resumed_at) / made if made else math.nan  # seconds a step
         self.parts.heartbeat.beat(
             "running",
             doing,
@@ -238,16 +243,16 @@ class Engine:
             step=place.step,
             steps_planned=steps,
             seconds=round(now - self._started, 3),
-            samples_per_second=round(config.data.batch_size * self.parts.comm.size / pace, 1),
-            seconds_left=round((steps - place.step) * pace, 1),
+            samples_per_second=round(config.data.batch_size * self.parts.comm.size / pace, 1) if made else None,
+            seconds_left=round((steps - place.step) * pace, 1) if made else None,
         )
 
     def _show_epoch(self, train_loss: float, valid: Score, test: Score) -> None:
         place = self.place
-        scores = [f"train loss {train_loss:.4f}"]
+        scores = [f"train {train_loss:.4f}"]
         for name, score in (("valid", valid), ("test", test)):
             if not math.isnan(score.loss):
-                accuracy = "" if math.isnan(score.accuracy) else f" ({100 * score.accuracy:.2f} %)"
+                accuracy = "" if math.isnan(score.accuracy) else f" {100 * score.accuracy:.2f} %"
                 scores.append(f"{name} {score.loss:.4f}{accuracy}")
         if self.shown is not None:
             line = f"epoch {place.epoch}/{self.parts.config.epochs}  {'  '.join(scores)}  {duration(place.seconds)}"
@@ -295,26 +300,32 @@ class Engine:
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(what all ranks hold alike, what this rank holds)."""
         parts = self.parts
-        parameters, buffers = _split(parts.model)
+        parameters, buffers = split(parts.model)
         network = {"parameters": parameters, "optimizer": parts.optimizer.state_dict()}
         shared = {
             "place": dict(vars(self.place)),
             "record": self.record.state_dict(),
             "schedule": self.schedule.state_dict(),
             "patience": self.patience.state_dict() if self.patience else None,
+            "samples": parts.fingerprint,
         }
         own = {
             "buffers": buffers,
             "exchange": parts.exchange.state_dict(),
             "losses": self._losses,
-            "random": _random_state(parts.device),
+            "random": random_state(parts.device),
         }
         (shared if parts.exchange.replicated else own)["network"] = network
         return shared, own
 
     def restore(self, loaded: Loaded) -> None:
-        """Go back to where a checkpoint was written."""
+        """Go back to where a checkpoint was written. Raises ConfigError where the samples have changed since."""
         parts, shared, own = self.parts, loaded.shared, loaded.own
+        if shared["samples"] != parts.fingerprint:
+            raise ConfigError(
+                f"data: the samples are not those that this run was trained on until step {loaded.step} (their "
+                f"checksum differs); restore them, or start in a new run_dir"
+            )
         self.place = Place(**shared["place"])
         self.record.load_state_dict(shared["record"])
         self.schedule.load_state_dict(shared["schedule"])
@@ -323,41 +334,8 @@ class Engine:
         network = (shared if parts.exchange.replicated else own)["network"]
         parts.model.load_state_dict({**network["parameters"], **own["buffers"]})
         parts.optimizer.load_state_dict(network["optimizer"])
-        _lay_out_alike(parts.optimizer)
+        lay_out_alike(parts.optimizer)
         parts.exchange.load_state_dict(own["exchange"])
         self._losses.copy_(own["losses"])
-        _set_random_state(own["random"], parts.device)
+        set_random_state(own["random"], parts.device)
         self._saved = (self.place.step, self.place.epoch)
-
-
-def _split(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """A model's state as (parameters, buffers)."""
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    state = model.state_dict()
-    parameters = {name: value for name, value in state.items() if name in names}
-    return parameters, {name: value for name, value in state.items() if name not in names}
-
-
-def _lay_out_alike(optimizer: Optimizer) -> None:
-    """Give running averages their parameters' strides.
-
-    A file keeps values, not strides, and torch's fused kernels walk parameter and average through raw memory: with
-    channels last, unlike strides would pair the wrong numbers.
-    """
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from hpc.comm import Communicator
-from hpc.config.folder import LOGS, ended, resumable
-from hpc.config.launcher import promise
+from hpc.config.folder import LOGS, ended, read_status, resumable, trained
+from hpc.config.launcher import BrokenPromiseError, Promise, promise
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RankTimeoutError, RunError
 from hpc.heartbeat import last_seen
+from hpc.progress import say
 
 STOPPED: Final = 75
 """Exit code of a run that stopped early and can go on (EX_TEMPFAIL)."""
@@ -30,37 +31,62 @@ def end_all(error: BaseException, config: Config, comm: Communicator, *, holding
         The exit code, where there are no other ranks to end.
     """
     run_dir = Path(config.run_dir)
+    rank = _rank(comm)
     code = error.exit_code if isinstance(error, RunError) else 1
     message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
     if isinstance(error, RankTimeoutError):
         code = STOPPED if resumable(run_dir) else 1
         message += f". Last signs of life:\n  {last_seen(run_dir)}"
         message += "\nRun the same command again to go on from the last checkpoint." if code == STOPPED else ""
-    if isinstance(error, RunError) and comm.rank > 0:
+    if isinstance(error, RunError) and rank > 0:
         time.sleep(0.5)  # what all ranks find, rank 0 says; it ends this one meanwhile
-    prefix = f"rank {comm.rank}: " if comm.size > 1 else ""
+    prefix = f"rank {rank}: " if _launched(comm) else ""
     try:
-        if holding and not isinstance(error, RunError):
-            message += f" (traceback in {_keep_traceback(error, run_dir, comm.rank)})"
-        if holding:
+        if not isinstance(error, RunError):  # nobody foresaw it: whoever looks for the reason needs all of it
+            where = f" (traceback in {_keep_traceback(error, run_dir, rank)})" if holding else f"\n{_traceback(error)}"
+            message += where
+        if holding and not _leaves_run_alone(error, run_dir):
             ended(run_dir, "stopped" if code == STOPPED else "failed", f"{prefix}{message}", code)
     except OSError as trouble:  # a full disk, perhaps
         message += f"\n(and {run_dir} could not be written to: {trouble})"
     finally:
-        if not isinstance(error, ConfigError) or comm.size > 1 or _speaks():
-            print(f"structlearn: {prefix}{message}", file=sys.stderr, flush=True)  # noqa: T201 - the answer
+        if not isinstance(error, BrokenPromiseError) or rank == 0:  # one of them is enough where all are alone
+            say(f"structlearn: {prefix}{message}", sys.stderr)
         comm.abort(code)
     return code
+
+
+def _leaves_run_alone(error: BaseException, run_dir: Path) -> bool:
+    """A run that is done stays done; a mistake in how it was started again says nothing about a run that has begun."""
+    done = read_status(run_dir).get("state") == "done"
+    return done or (isinstance(error, ConfigError) and trained(run_dir))
 
 
 def _keep_traceback(error: BaseException, run_dir: Path, rank: int) -> Path:
     (run_dir / LOGS).mkdir(exist_ok=True)
     log = run_dir / LOGS / f"rank-{rank:04d}.err"
-    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    log.write_text(_traceback(error), encoding="utf-8")
     return log
 
 
-def _speaks() -> bool:
-    """Is this the launcher's first process? A wrong pairing with MPI makes each of them think it is alone."""
-    made = promise()
-    return made is None or not made.rank
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _rank(comm: Communicator) -> int:
+    """This rank's number; where the ranks have not met, the launcher's word on it."""
+    made = _promise()
+    return comm.rank if comm.size > 1 or made is None else made.rank or 0
+
+
+def _launched(comm: Communicator) -> bool:
+    """Are there other ranks, met or not?"""
+    made = _promise()
+    return comm.size > 1 or (made is not None and made.binding)
+
+
+def _promise() -> Promise | None:
+    try:
+        return promise()
+    except ConfigError:  # it cannot be understood, and the error says so
+        return None

@@ -26,7 +26,7 @@ class FlatBuffer:
 
     def pack(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Copy the tensors in; the host buffer, ready to be sent."""
-        _copy(self._views, tensors)
+        copy_all(self._views, tensors)
         if self._staging is not self.host:
             self.host.copy_(self._staging)  # waits for the device: the host reads it next
         return self.host
@@ -35,9 +35,10 @@ class FlatBuffer:
         """Copy the buffer back out into the tensors."""
         if self._staging is not self.host:
             self._staging.copy_(self.host, non_blocking=True)
-        _copy(tensors, self._views)
+        copy_all(tensors, self._views)
 
 
-def _copy(into: Sequence[torch.Tensor], source: Sequence[torch.Tensor]) -> None:
+def copy_all(into: Sequence[torch.Tensor], source: Sequence[torch.Tensor]) -> None:
+    """Copy each tensor into its partner; gradients do not see it."""
     if into or source:  # torch refuses to copy nothing
         torch._foreach_copy_(list(into), list(source))

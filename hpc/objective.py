@@ -1,5 +1,6 @@
 """What a network is trained for: the loss of a batch, and how well a batch is answered."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -61,15 +62,17 @@ class Objective:
                 return mse_loss(answer, targets)
 
     def score(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Sums that ranks can add: [sum of losses, right answers, number of answers], float64."""
+        """Sums that ranks can add: [sum of losses, right answers, number of answers], float64.
+
+        Nothing here waits for a device: numbers of the host are filled in by a kernel, for a copy would wait.
+        """
         if self.task == "regression":
-            answers = torch.tensor(targets.numel(), device=answer.device)
-            right = torch.full((), float("nan"), device=answer.device)
+            right = answer.new_full((), math.nan, dtype=torch.float64)
         else:
             answer, targets = answer.flatten(0, -2), targets.flatten()
-            answers = torch.tensor(targets.numel(), device=answer.device)
-            right = (answer.argmax(-1) == targets).sum()
-        return torch.stack([self.loss_sum(answer, targets), right.double(), answers.double()])
+            right = (answer.argmax(-1) == targets).sum().double()
+        answers = right.new_full((), targets.numel())
+        return torch.stack([self.loss_sum(answer, targets), right, answers])
 
     def loss_sum(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The sum of losses of flat answers, in float64."""

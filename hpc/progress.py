@@ -1,10 +1,12 @@
-"""How a run shows itself: a bar on a terminal, plain lines elsewhere."""
+"""How a run shows itself: a bar on a terminal, plain lines elsewhere. Output that nobody can read ends no run."""
 
+import contextlib
 import math
 import os
 import sys
 import time
-from typing import Final, Protocol, TextIO
+from pathlib import Path
+from typing import Final, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -17,6 +19,16 @@ The ranks cannot see: MPICH gives them a pipe in front of a terminal, Open MPI a
 
 LINE_EVERY_S: Final = 30.0
 BAR_EVERY_S: Final = 0.3
+EPOCHS_SHOWN: Final = 50
+"""So many epochs have their line however short they are; after them, one ..."""
+EPOCH_EVERY_S: Final = 1.0
+"""... in so many seconds."""
+STEPS_TO_SAY: Final = 10
+"""A pace is of at least so many steps, or ..."""
+SECONDS_TO_SAY: Final = 10.0
+"""... of one or more in so many seconds."""
+STEP_COLUMN_FROM: Final = 100
+"""Characters from which on the bar has room for the number of the step."""
 
 
 class Shown(Protocol):
@@ -64,29 +76,65 @@ class Silent:
 
 
 class Rate:
-    """Samples a second and time left, over the steps since the last reading."""
+    """Samples a second and time left, over the steps since the last reading; nan until there is enough to say.
+
+    A first reading after a few steps only starts the clock again: loading libraries and choosing kernels made these
+    steps many times slower than those to come.
+    """
 
     def __init__(self, steps: int, samples_per_step: int, first_step: int) -> None:
-        self._steps, self._samples, self._first = steps, samples_per_step, first_step
+        self._steps, self._samples = steps, samples_per_step
         self._start = self._last_time = time.monotonic()
-        self._last_step = first_step
-        self._rate = 0.0
+        self._first = self._last_step = first_step
+        self._read = False
+        self._rate = math.nan
 
     def read(self, step: int) -> tuple[float, float]:
         """(samples per second lately, seconds left at the pace so far)."""
         now = time.monotonic()
+        if not self._read and step > self._first:
+            self._read = True
+            if step - self._first < STEPS_TO_SAY:
+                self._start = self._last_time = now
+                self._first = self._last_step = step
         if step > self._last_step and now > self._last_time:
             self._rate = (step - self._last_step) * self._samples / (now - self._last_time)
             self._last_time, self._last_step = now, step
-        pace = (now - self._start) / max(step - self._first, 1)
-        return self._rate, pace * (self._steps - step)
+        steps, seconds = step - self._first, now - self._start
+        enough = steps >= STEPS_TO_SAY or (steps > 0 and seconds >= SECONDS_TO_SAY)
+        return self._rate, seconds / steps * (self._steps - step) if enough else math.nan
+
+
+class Sparing:
+    """Which lines of epochs are shown: all of a short run, one a second of a long run of short epochs.
+
+    The last one withheld is kept, so that whatever is said next stands below the epoch it is about.
+    """
+
+    def __init__(self) -> None:
+        self._shown, self._next, self._withheld = 0, 0.0, ""
+
+    def offer(self, line: str) -> str:
+        """The line if it is to be shown, or nothing."""
+        now = time.monotonic()
+        if self._shown >= EPOCHS_SHOWN and now < self._next:
+            self._withheld = line
+            return ""
+        self._shown, self._next, self._withheld = self._shown + 1, now + EPOCH_EVERY_S, ""
+        return line
+
+    def rest(self) -> str:
+        """The last line, if it was withheld, or nothing."""
+        line, self._withheld = self._withheld, ""
+        return line
 
 
 class Lines:
-    """One line an epoch, and one every so often within a long one."""
+    """One line an epoch (see :class:`Sparing`), and one every so often within a long one."""
 
     def __init__(self, out: TextIO, rate: Rate, epochs: int) -> None:
         self._out, self._rate, self._epochs = out, rate, epochs
+        self._sparing = Sparing()
         self._next = time.monotonic() + LINE_EVERY_S
 
     def due(self) -> bool:
@@ -96,22 +144,28 @@ class Lines:
     def step(self, epoch: int, step: int, loss: float) -> None:
         """A line with the step's loss."""
         rate, left = self._rate.read(step)
-        self.tell(
-            f"epoch {epoch}/{self._epochs}  step {step}  loss {loss:.4f}  {rate:,.0f} samples/s  {duration(left)} left"
-        )
+        line = f"epoch {epoch}/{self._epochs}  step {step}  loss {loss:.4f}"
+        pace = "" if math.isnan(rate) else f"  {rate:,.0f} samples/s"
+        self.tell(f"{line}{pace}{_left(left)}")
 
     def epoch(self, line: str, epoch: int, step: int) -> None:
         """The epoch's line."""
         _, left = self._rate.read(step)
-        self.tell(f"{line}  {duration(left)} left" if epoch < self._epochs else line)
+        self._print(self._sparing.offer(f"{line}{_left(left)}" if epoch < self._epochs else line))
 
     def tell(self, text: str) -> None:
         """Print a line now."""
-        print(text, file=self._out, flush=True)
-        self._next = time.monotonic() + LINE_EVERY_S
+        self._print(self._sparing.rest())
+        self._print(text)
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """The last epoch's line, where it was withheld."""
+        self._print(self._sparing.rest())
+
+    def _print(self, text: str) -> None:
+        if text:
+            say(text, self._out)
+            self._next = time.monotonic() + LINE_EVERY_S
 
 
 class Bar:
@@ -119,11 +173,13 @@ class Bar:
 
     def __init__(self, console: Console, rate: Rate, epochs: int, steps: int, first_step: int) -> None:
         self._rate, self._epochs = rate, epochs
+        self._sparing = Sparing()
+        number = [TextColumn("step {task.completed:.0f}")] if console.width >= STEP_COLUMN_FROM else []
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("step {task.completed:.0f}"),
+            *number,
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[rate]} samples/s"),
             TimeElapsedColumn(),
@@ -150,7 +206,7 @@ class Bar:
             completed=step,
             epoch=epoch,
             loss=f"{loss:.4f}",
-            rate=f"{rate:,.0f}",
+            rate="?" if math.isnan(rate) else f"{rate:,.0f}",
             left=duration(left),
         )
         self._progress.refresh()
@@ -158,18 +214,25 @@ class Bar:
 
     def epoch(self, line: str, epoch: int, step: int) -> None:
         """The epoch's line, above the bar."""
-        self.tell(line)
+        self._print(self._sparing.offer(line))
 
     def tell(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False, emoji=False)
+        self._print(self._sparing.rest())
+        self._print(text)
 
     def close(self) -> None:
         """Take the bar away."""
+        self._print(self._sparing.rest())
         self._progress.stop()
 
+    def _print(self, text: str) -> None:
+        if text:
+            console = self._progress.console
+            console.print(fold(text, console.width), highlight=False, markup=False, emoji=False)
 
-def show(style: str, *, epochs: int, steps: int, first_step: int, samples_per_step: int, out: TextIO) -> Shown:
+
+def show(style: str, *, epochs: int, steps: int, first_step: int, samples_per_step: int, out: TextIO | None) -> Shown:
     """What a run's rank 0 shows.
 
     Args:
@@ -178,15 +241,16 @@ def show(style: str, *, epochs: int, steps: int, first_step: int, samples_per_st
         steps: of the run.
         first_step: steps done before.
         samples_per_step: of all ranks together.
-        out: where to.
+        out: where to; None where there is no such output.
     """
+    if style == "none" or out is None:
+        return Silent()
     width = os.environ.get(TERMINAL, "")
     on_terminal = width != "0" if width else out.isatty()
     rate = Rate(steps, samples_per_step, first_step)
-    if style == "none":
-        return Silent()
     if style == "bar" or (style == "auto" and on_terminal):
-        console = Console(file=out, force_terminal=True, width=(int(width) or None) if width.isdigit() else None)
+        file = cast("TextIO", Unfailing(out))  # rich would end the program over a closed pipe
+        console = Console(file=file, force_terminal=True, width=(int(width) or None) if width.isdigit() else None)
         return Bar(console, rate, epochs, steps, first_step)
     return Lines(out, rate, epochs)
 
@@ -202,6 +266,75 @@ def duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def stream(json_on_stdout: bool) -> TextIO:
-    """Where people read: standard output, unless that is kept for JSON."""
+def _left(seconds: float) -> str:
+    """The end of a line: what is left, where that is known."""
+    return "" if math.isnan(seconds) else f"  {duration(seconds)} left"
+
+
+def fold(line: str, width: int) -> str:
+    """A line cut into rows of a width, between its fields: two spaces stand there, and no number is torn."""
+    first, *fields = line.split("  ")
+    rows = [first]
+    for field in fields:
+        if len(rows[-1]) + 2 + len(field) <= width:
+            rows[-1] += f"  {field}"
+        else:
+            rows.append(f"    {field}")
+    return "\n".join(rows)
+
+
+# --- output that may be gone -------------------------------------------------------------------------------
+
+
+def stream(json_on_stdout: bool) -> TextIO | None:
+    """Where people read: standard output, unless that is kept for JSON; None where it was closed from the start."""
     return sys.stderr if json_on_stdout else sys.stdout
+
+
+def say(text: str, out: TextIO | None) -> None:
+    """Print a line now, to whoever can still read it.
+
+    A reader that has gone (``| head``), a full disk, an output that was closed: none of them is a reason to end a
+    run. After the first failure the output leads nowhere.
+    """
+    if out is not None:
+        _write(f"{text}\n", out)
+
+
+class Unfailing:
+    """As much of a file as rich needs, which can be written to whatever becomes of the output behind it."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self.encoding = out.encoding
+
+    def write(self, text: str) -> None:
+        """Write a text now."""
+        _write(text, self._out)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        """The output's own."""
+        return self._out.isatty()
+
+
+def _write(text: str, out: TextIO) -> None:
+    try:
+        out.write(text)
+        out.flush()
+    except UnicodeEncodeError:  # the name of a folder, perhaps
+        _write(text.encode(out.encoding, "backslashreplace").decode(out.encoding), out)
+    except (OSError, ValueError):  # ValueError: Python's own word for a file that was closed
+        _lead_nowhere(out)
+
+
+def _lead_nowhere(out: TextIO) -> None:
+    """Send what an output still holds, and all that follows, to nobody.
+
+    Python writes out the rest of its buffers at the end of the program: that would fail again, and make the exit
+    code 120.
+    """
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), out.fileno())

@@ -1,37 +1,27 @@
-"""One run, put together: from a configuration to an engine that trains.
+"""One run, put together: from a configuration to an engine that trains. ``hpc.rank`` comes before it."""
 
-python -m hpc.run RUN_DIR     joins the ranks of a launcher and trains the run frozen in a folder
-"""
-
-import argparse
-import ctypes
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import torch
 from rich.console import Console
 
-from hpc import comm as communication
 from hpc import data, device, exchange, network, optimizer
 from hpc.checkpoint import Checkpoints
 from hpc.comm import Communicator
-from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, frozen, trained
+from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
 from hpc.config.read import run_id, to_yaml
 from hpc.config.root import Config
 from hpc.data import Feed
 from hpc.engine import Engine, Parts, Stop
 from hpc.errors import ConfigError, RunError
-from hpc.failure import STOPPED, end_all
+from hpc.failure import STOPPED
 from hpc.heartbeat import Heartbeat
-from hpc.lock import alone_in
 from hpc.objective import Objective
-from hpc.progress import Silent, show, stream
+from hpc.progress import Silent, Unfailing, say, show, stream
 from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.signals import StopRequest
@@ -40,54 +30,37 @@ from hpc.versions import versions
 
 DONE: Final = 0
 
-OUR_LAUNCHER: Final = "STRUCTLEARN_RANKS"
-"""Set for ranks that ``structlearn train --ranks N`` started: they must not outlive it."""
 
-
-def run(config: Config, *, progress: str = "auto", as_json: bool = False) -> int:
-    """Train one run on the ranks that this process belongs to. Collective over them.
+def run(config: Config, comm: Communicator, stop: StopRequest, *, progress: str = "auto", as_json: bool = False) -> int:
+    """Train one run on ranks that have met. Collective. The caller holds the run's folder.
 
     Args:
-        config: the run. Its folder is made where it does not exist; a folder with checkpoints is resumed.
+        config: the run; a folder with checkpoints is resumed.
+        comm: the ranks.
+        stop: set by signals.
         progress: auto, bar, plain or none.
         as_json: end with one JSON object on standard output; everything else goes to standard error.
 
     Returns:
-        The exit code: 0 done, 75 stopped and resumable. Errors end all ranks with 1 (or 2, or 75) at once.
+        The exit code: 0 done, 75 stopped and resumable.
     """
-    comm: Communicator = communication.Alone()
-    out = stream(as_json)
-    holding = False
+    engine, shown = _start(config, comm, stop, progress, as_json)
     try:
-        comm = communication.connect(config.compute.deadline_s)
-        with StopRequest() as stop, alone_in(Path(config.run_dir), comm):
-            holding = True
-            engine, shown = _start(config, comm, stop, progress, as_json)
-            try:
-                state = engine.run(shown)
-            finally:
-                shown.close()
-            summary = summarise(engine, state)
-            comm.barrier("end the run")
-        if comm.rank == 0:
-            if progress != "none":
-                width = None if out.isatty() else 120
-                console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
-                console.print(closing_table(summary))
-            if as_json:
-                print(json.dumps(summary), flush=True)  # noqa: T201 - the answer
-        return DONE if state == "done" else STOPPED
-    except BaseException as error:  # noqa: BLE001 - whatever ends one rank must end all of them
-        return end_all(error, config, comm, holding=holding)
-
-
-def refuse(error: RunError) -> int:
-    """End the ranks of a launcher for what one of them found before it joined the others.
-
-    The others may be waiting in MPI's start for this one: join them, then end all with this rank's message.
-    """
-    comm = communication.connect(Config().compute.deadline_s)
-    return end_all(error, Config(), comm, holding=False)
+        state = engine.run(shown)
+    finally:
+        shown.close()
+    summary = summarise(engine, state)
+    comm.barrier("end the run")
+    if comm.rank == 0:
+        if progress != "none" and (out := stream(as_json)) is not None:
+            width = None if out.isatty() else 120
+            console = Console(
+                file=cast("TextIO", Unfailing(out)), width=width, highlight=False, markup=False, emoji=False
+            )
+            console.print(closing_table(summary))
+        if as_json:
+            say(json.dumps(summary), sys.stdout)
+    return DONE if state == "done" else STOPPED
 
 
 def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Any]:
@@ -111,7 +84,7 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
             first_step=engine.place.step, samples_per_step=config.data.batch_size * comm.size, out=stream(as_json),
         )  # fmt: skip
         for text in shown_early:  # a damaged checkpoint is worth saying however little is shown
-            print(f"structlearn: {text}", file=sys.stderr, flush=True)  # noqa: T201
+            say(f"structlearn: {text}", sys.stderr)
         shown.tell(_opening(config, comm, parts, engine, resumed=loaded is not None))
     return engine, shown
 
@@ -129,6 +102,8 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     device.prepare(config.compute, comm)
     here = device.choose(config.compute, comm)
     dataset = data.load(config.data, config.seed)
+    identity, fingerprint = run_id(config), dataset.fingerprint()
+    _compare(comm, identity, fingerprint)
     channels_last = config.compute.channels_last
     feed = Feed(
         dataset,
@@ -144,7 +119,6 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(seed_for(config.seed, "forward", comm.rank))  # dropout differs from rank to rank
     stepper = optimizer.build(config.optimizer, model.parameters())
-    identity = run_id(config)
     facts = {"run_id": identity, "epochs": config.epochs}
 
     def write_record(record: Record, state: str, ended_by: str) -> None:
@@ -173,6 +147,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         exchange=exchange.build(config.exchange, comm, model, stepper),
         objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs),
         feed=feed,
+        fingerprint=fingerprint,
         checkpoints=Checkpoints(run_dir / CHECKPOINTS, comm, identity, config.checkpoint.keep, tell),
         heartbeat=Heartbeat(run_dir, comm.rank, comm.size, facts),
         stop=stop,
@@ -180,49 +155,26 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     )
 
 
+def _compare(comm: Communicator, identity: str, fingerprint: str) -> None:
+    """Ranks that train different things would spoil each other's work in silence: another file, another node's copy."""
+    everyone = comm.gather([identity, fingerprint], "compare what the ranks train")
+    for rank, (other, samples) in enumerate(everyone):
+        if other != everyone[0][0]:
+            raise ConfigError(f"rank {rank} has another configuration than rank 0; give all ranks the same one")
+        if samples != everyone[0][1]:
+            raise ConfigError(
+                f"data: rank {rank} reads other samples than rank 0, under the same configuration; "
+                f"make the copies of the data set on their machines alike"
+            )
+
+
 def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, *, resumed: bool) -> str:
     weights = sum(parameter.numel() for parameter in parts.model.parameters())
     place = ""
     if resumed:
-        before = "was done" if engine.place.ended_by else "resumed"
+        before = f"was done ({engine.place.ended_by})" if engine.place.ended_by else "resumed"
         place = f"; {before} at epoch {engine.place.epoch}, step {engine.place.step}"
     return (
         f"{config.run_dir}: {config.model.name} ({weights:,} parameters) on {config.data.name}, "
         f"{comm.size} rank(s) on {parts.device.type}, {config.exchange.name}, {config.optimizer.name}{place}"
     )
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this rank when the launcher that started it dies, however it dies."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-
-
-def main() -> int:
-    """The command line of a rank."""
-    parser = argparse.ArgumentParser(prog="python -m hpc.run", description=__doc__)
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--progress", default="auto")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    if OUR_LAUNCHER in os.environ:
-        _die_with_parent()
-    try:
-        config = _frozen_in(arguments.run_dir)
-    except ConfigError as error:
-        print(f"structlearn: {error}", file=sys.stderr)  # noqa: T201 - the answer
-        return error.exit_code
-    return run(config, progress=arguments.progress, as_json=arguments.json)
-
-
-def _frozen_in(run_dir: Path) -> Config:
-    """The folder's configuration; the folder may lie elsewhere than when it was made."""
-    config = frozen(run_dir)
-    if config is None:
-        raise ConfigError(f"{run_dir}: holds no config.yaml; start with structlearn train CONFIG.yaml")
-    return replace(config, run_dir=str(run_dir))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

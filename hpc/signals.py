@@ -1,7 +1,9 @@
-"""Signals that ask a run to stop where it can go on later."""
+"""Signals that ask a run to stop where it can go on later, and the one that ends it with its parent."""
 
+import ctypes
 import os
 import signal
+import sys
 from types import FrameType
 from typing import Final, Self
 
@@ -33,3 +35,16 @@ class StopRequest:
             os.write(2, b"interrupted twice: ending without a checkpoint\n")
             os._exit(130)
         self.requested, self.name = True, signal.Signals(number).name
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Ask Linux to end this process when its parent dies, however it dies.
+
+    Args:
+        parent: its process, where that is known: it may have died just before it was asked for.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)

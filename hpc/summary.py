@@ -3,7 +3,7 @@
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich import box
 from rich.table import Table
@@ -11,6 +11,12 @@ from rich.table import Table
 from hpc.config.folder import RECORD
 from hpc.engine import Engine
 from hpc.progress import duration
+
+_WHY: Final = {
+    "early_stopping": ", the validation loss stopped improving",
+    "diverged": ", the training loss was not finite any more",
+    "signal": " by a signal; run the same command again to go on",
+}
 
 
 def summarise(engine: Engine, state: str) -> dict[str, Any]:
@@ -20,6 +26,7 @@ def summarise(engine: Engine, state: str) -> dict[str, Any]:
     summary = {
         "run_dir": parts.config.run_dir,
         "state": state,
+        "ended_by": engine.place.ended_by or "signal",
         "epochs": engine.place.epoch,
         "steps": engine.place.step,
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
@@ -43,9 +50,8 @@ def _number(value: float | None) -> float | None:
 def closing_table(summary: dict[str, Any]) -> Table:
     """The table that a run ends with."""
     run_dir = Path(summary["run_dir"])
-    again = "" if summary["state"] == "done" else "; run the same command again to go on"
     rows = {
-        "state": f"{summary['state']}{again}",
+        "state": f"{summary['state']}{_WHY.get(summary['ended_by'], '')}",
         "epochs": f"{summary['epochs']} ({summary['steps']:,} steps in {duration(summary['seconds'])})",
         "ranks": f"{summary['world_size']}",
         "parameters": f"{summary['parameters']:,}",

@@ -67,6 +67,7 @@ def report(
 ) -> None:
     """Make tables, figures and one page that shows them, from the records of runs."""
     try:
+        from analysis.report import OutputError
         from analysis.report import report as make
     except ModuleNotFoundError as error:
         raise RunError(f"report: {error.name} is not installed; pip install 'structlearn[analysis]'") from None
@@ -74,7 +75,7 @@ def report(
 
     try:
         page = make(source, out)
-    except RecordError as error:
+    except (RecordError, OutputError) as error:
         raise RunError(str(error)) from None
     typer.echo(f"report: {page}")
     for picture in sorted(page.parent.glob("*.png")):

@@ -1,18 +1,20 @@
 """Start local MPI ranks, pass signals on to them, and leave none behind."""
 
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from hpc.config.devices import cpu_cores
+from hpc.config.launcher import OUR_LAUNCHER
 from hpc.errors import ConfigError
+from hpc.signals import SIGNALS, StopRequest, end_with_parent
 
 _OPEN_MPI: Final = ("Open MPI", "OpenRTE", "PRRTE", "prterun")
 
@@ -46,8 +48,10 @@ def environment(ranks: int) -> dict[str, str]:
     """The ranks' environment: threads shared out, a surrounding SLURM step hidden, the terminal announced."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PMI_", "PMIX_", "OMPI_"))}
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // ranks)))
-    env["STRUCTLEARN_RANKS"] = str(ranks)
-    env["STRUCTLEARN_TERMINAL"] = str(shutil.get_terminal_size().columns) if sys.stdout.isatty() else "0"
+    env[OUR_LAUNCHER] = str(ranks)
+    env["STRUCTLEARN_TERMINAL"] = (
+        str(shutil.get_terminal_size().columns) if sys.stdout is not None and sys.stdout.isatty() else "0"
+    )
     return env
 
 
@@ -60,16 +64,13 @@ class Ended(NamedTuple):
     """Has somebody asked them to stop?"""
 
 
-def launch(ranks: int, program: Sequence[str]) -> Ended:
-    """Start ranks of a program, and wait for them.
+def launch(ranks: int, program: Sequence[str], stop: StopRequest) -> Ended:
+    """Start ranks of a program, and wait for them. Nothing is started where somebody has asked to stop already.
 
     SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C reach every rank. If this process dies, however it dies, so do they:
     mpiexec is told by the kernel, and its death ends the ranks.
     """
     line = command(find_mpiexec(), ranks, program)
-    # A process group of its own: Ctrl-C on the terminal then comes to the ranks once, through us.
-    child = subprocess.Popen(line, env=environment(ranks), preexec_fn=_die_with_parent, process_group=0)  # noqa: PLW1509 - prctl has no other door
-
     asked = False
     interrupts: list[int] = []
 
@@ -83,17 +84,51 @@ def launch(ranks: int, program: Sequence[str]) -> Ended:
         else:
             child.send_signal(signal.SIGUSR1)
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-    before = {number: signal.signal(number, forward) for number in numbers}
+    # Signals wait while mpiexec is being started: none is lost between the old handlers and the new.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        if stop.requested:
+            return Ended(0, asked=True)
+        child = _start(line, environment(ranks))
+        outputs = ((child.stdout, 1), (child.stderr, 2))
+        passing_on = [threading.Thread(target=_pass_on, args=output, daemon=True) for output in outputs]
+        before = {number: signal.signal(number, forward) for number in SIGNALS}
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    for thread in passing_on:
+        thread.start()
     try:
         code = child.wait()
+        for thread in passing_on:
+            thread.join()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return Ended(code if code >= 0 else 128 - code, asked)
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+def _start(line: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start mpiexec in a process group of its own: Ctrl-C on the terminal then comes to the ranks once, through us."""
+    here = os.getpid()
+
+    def prepare() -> None:
+        end_with_parent(here)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, env=env, stdout=pipe, stderr=pipe, preexec_fn=prepare, process_group=0)  # noqa: PLW1509 - prctl has no other door
+
+
+def _pass_on(pipe: IO[bytes], descriptor: int) -> None:
+    """Hand what the ranks print to our own output, as long as somebody reads it.
+
+    MPICH's mpiexec dies of an output that it cannot write (``| head``, a full disk), and the ranks with it.
+    """
+    readable = True
+    with pipe:
+        while text := os.read(pipe.fileno(), 1 << 16):
+            while readable and text:
+                try:
+                    text = text[os.write(descriptor, text) :]
+                except OSError:
+                    readable = False

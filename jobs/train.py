@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hpc.config.check import check
-from hpc.config.folder import ended, freeze, read_status, resumable
+from hpc.config.folder import check_ranks, ended, freeze, read_status, resumable
 from hpc.config.launcher import Promise, promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
+from hpc.signals import StopRequest
 from jobs.launch import find_mpiexec, launch
 
 
@@ -33,49 +34,50 @@ def train(
     if print_config:
         print(to_yaml(read(path, overrides)), end="")  # noqa: T201 - the answer
         return 0
-    made = promise()
-    try:
-        return _train(path, overrides, made, ranks, progress=progress, as_json=as_json)
-    except RunError as error:
-        if made is None or made.ranks == 1 or made.variable == "SLURM_NTASKS" or find_spec("torch") is None:
-            raise
-        from hpc.run import refuse  # the launcher's other ranks may have found nothing, and wait for this one
-
+    with StopRequest() as stop:  # from now on a signal means: stop where the run can go on later
+        launcher = promise()
         try:
+            return _train(path, overrides, launcher, ranks, stop, progress=progress, as_json=as_json)
+        except Exception as error:
+            if launcher is None or not launcher.binding or find_spec("numpy") is None:
+                raise
+            from hpc.rank import refuse  # the launcher's other ranks may have found nothing, and wait for this one
+
             return refuse(error)
-        except RunError:  # MPI finds no others: then nobody waits
-            raise error from None
 
 
 def _train(
     path: Path | None,
     overrides: Sequence[str],
-    made: Promise | None,
+    launcher: Promise | None,
     ranks: int | None,
+    stop: StopRequest,
     *,
     progress: str,
     as_json: bool,
 ) -> int:
     config = read(path, overrides)
-    found = made.ranks if made else 1
     if ranks is not None and ranks < 1:
         raise ConfigError(f"--ranks: got {ranks}; give 1 or more")
-    if made and found > 1 and made.variable != "SLURM_NTASKS" and ranks not in {None, found}:
+    launched = launcher is not None and launcher.binding
+    found = launcher.ranks if launcher else 1
+    if launched and ranks not in {None, found}:
         raise ConfigError(
-            f"--ranks: got {ranks}, but a launcher has already started {found} ({made.variable}); leave --ranks out"
+            f"--ranks: got {ranks}, but a launcher has already started {found} ({launcher.variable}); "  # type: ignore[union-attr]
+            f"leave --ranks out"
         )
-    starts_ranks = ranks is not None and (made is None or made.variable == "SLURM_NTASKS" or found == 1)
     # What a launcher shows each of its ranks only they can see: they compare their devices' identities.
-    check(config, ranks if starts_ranks and ranks else 1)
+    check(config, 1 if launched else ranks or 1, ranks or found)
+    check_ranks(config, ranks or found)
     _check_installed(config, ranks or found)
-    if starts_ranks and ranks is not None and (ranks > 1 or found > 1):
+    if ranks is not None and not launched and (ranks > 1 or found > 1):
         find_mpiexec()  # complains before there is a folder
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
-        return _launch(ranks, [sys.executable, "-m", "hpc.run", str(run_dir), *options], run_dir)
-    from hpc.run import run  # imports torch, and joins a launcher's ranks: not before the checks
+        return _launch(ranks, [sys.executable, "-m", "hpc.rank", str(run_dir), *options], run_dir, stop)
+    from hpc.rank import train as train_here  # joins a launcher's ranks: not before the checks
 
-    return run(config, progress=progress, as_json=as_json)
+    return train_here(config, stop, progress=progress, as_json=as_json)
 
 
 def _check_installed(config: Config, ranks: int) -> None:
@@ -89,14 +91,14 @@ def _check_installed(config: Config, ranks: int) -> None:
         )
 
 
-def _launch(ranks: int, program: Sequence[str], run_dir: Path) -> int:
+def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest) -> int:
     """Start the ranks; the documented exit code for how they ended.
 
     mpiexec's number alone is not to be trusted: it may be that of a rank that was ended for another's failure, or
     that of a signal (2 for Ctrl-C), or 0 for ranks that it cleaned up. The folder's status says what happened.
     """
     began = time.time()
-    code, asked = launch(ranks, program)
+    code, asked = launch(ranks, program, stop)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:
@@ -106,9 +108,9 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path) -> int:
     if code in {1, 2, 75} and not asked:
         return code
     goes_on = resumable(run_dir)
-    message = f"a rank was ended from outside (mpiexec returned {code}): killed, or out of memory"
+    message = f"a rank was ended by a signal (mpiexec returned {code}): killed, out of memory, or as said above"
     if asked:  # ranks that are still starting cannot do more than end
-        message = "stopped before the ranks could write a checkpoint"
+        message = "stopped while the ranks were starting"
     code = 75 if goes_on or asked else 1
     ended(run_dir, "stopped" if code == 75 else "failed", message, code)
     remedy = "go on from the last checkpoint" if goes_on else "start over"

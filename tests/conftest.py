@@ -30,11 +30,10 @@ def train(tmp_path: Path) -> Callable[..., Started]:
             command,
             env=environment() | (env or {}),
             cwd=tmp_path,
-            capture_output=True,
             text=True,
             timeout=120,
             check=False,
-            **options,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
 
     return run
@@ -44,10 +43,12 @@ def train(tmp_path: Path) -> Callable[..., Started]:
 def ranks() -> Callable[..., Started]:
     """Run a Python file on N ranks of MPI."""
 
-    def run(number: int, *program: str, timeout: float = 120) -> Started:
+    def run(number: int, *program: str, timeout: float = 120, env: dict[str, str] | None = None) -> Started:
         from jobs.launch import command, find_mpiexec
 
         line = command(find_mpiexec(), number, [sys.executable, *program])
-        return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            line, env=environment() | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
+        )
 
     return run

@@ -68,7 +68,7 @@ def choose(run_dir: Path, victim: str) -> list[psutil.Process]:
     everyone = named(run_dir)
     lines = {process: " ".join(process.cmdline()) for process in everyone}
     ranks = sorted(
-        (process for process in everyone if "-m hpc.run" in lines[process] and "PMI_RANK" in process.environ()),
+        (process for process in everyone if "-m hpc.rank" in lines[process] and "PMI_RANK" in process.environ()),
         key=lambda process: int(process.environ()["PMI_RANK"]),
     )
     return {

@@ -2,34 +2,47 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpc.config.data import Images, Tabular, TextFiles
 from hpc.config.devices import cuda_devices
 from hpc.config.files import locate
 from hpc.config.folder import check_folder
-from hpc.config.model import Custom, Lstm, Mlp
+from hpc.config.model import AlexNet, Custom, Lstm, Mlp, least_side, small_form
+from hpc.config.peek import peek
 from hpc.config.root import Config
+from hpc.config.sizes import check_padding, divide, steps_per_epoch
 from hpc.config.training import Plateau, Sgd, Step
 from hpc.errors import ConfigError
 
 
-def check(config: Config, local_ranks: int) -> None:
+def check(config: Config, local_ranks: int, world_size: int) -> None:
     """Raise one ConfigError that lists every problem of a configuration on this machine.
 
     Args:
         config: the configuration.
         local_ranks: how many ranks will share this machine's devices.
+        world_size: how many ranks will train, on all machines.
     """
-    problems = [*_combinations(config), *_fit(config), *_devices(config, local_ranks), *_model(config)]
-    for look in (lambda: locate(config.data), lambda: check_folder(config)):
-        try:
-            look()
-        except ConfigError as error:
-            problems += error.problems
+    problems = [
+        *_combinations(config),
+        *_fit(config),
+        *_devices(config, local_ranks),
+        *_model(config),
+        *_data(config, world_size),
+        *_told(lambda: check_folder(config)),
+    ]
     if problems:
         raise ConfigError(problems)
+
+
+def _told(look: Callable[[], object]) -> Iterator[str]:
+    """The problems that a check raises."""
+    try:
+        look()
+    except ConfigError as error:
+        yield from error.problems
 
 
 def _combinations(config: Config) -> Iterator[str]:
@@ -80,8 +93,41 @@ def _devices(config: Config, local_ranks: int) -> Iterator[str]:
         )
 
 
+def _data(config: Config, world_size: int) -> Iterator[str]:
+    """Are the files there, with enough samples, and with images that the network can take?"""
+    data = config.data
+    try:
+        heads = peek(data, locate(data))
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if (samples := heads.samples) is not None:
+        yield from _told(lambda: steps_per_epoch(divide(data, *samples)[0], data.batch_size, world_size))
+    if (image := heads.image) is not None and isinstance(data, Images):
+        yield from _told(lambda: check_padding(data, *image))
+        yield from _images(config, *image)
+
+
+def _images(config: Config, height: int, width: int) -> Iterator[str]:
+    """Does the network take images of this size?"""
+    model = config.model
+    side = min(height, width)
+    if isinstance(model, AlexNet) and not small_form(model, side) and (model.kernel, model.pool) != (3, 3):
+        yield (
+            f"model: kernel: {model.kernel} and pool: {model.pool} belong to alexnet's form for small images, but "
+            f"it is the one for ImageNet here; leave them out, or set model.stem: cifar"
+        )
+    elif side < (least := least_side(model, side)):
+        yield (
+            f"model.name: {model.name} takes images of {least} x {least} pixels or more, but those of "
+            f"{config.data.name} have {height} x {width}; take a network with fewer poolings, such as cnn or resnet18"
+        )
+
+
 def _model(config: Config) -> Iterator[str]:
-    """Can a model of the user's own be found?"""
+    """Can a model of the user's own be found, and one of ours be built?"""
+    if isinstance(config.model, AlexNet) and config.model.kernel % 2 == 0:
+        yield f"model.kernel: got {config.model.kernel}, but only odd filters keep the size of an image; use 3 or 5"
     if not isinstance(config.model, Custom):
         return
     module = config.model.name.partition(":")[0]

@@ -102,6 +102,21 @@ def check_same(config: Config) -> None:
         )
 
 
+def check_ranks(config: Config, ranks: int) -> None:
+    """Refuse to go on with another number of ranks than wrote the newest checkpoint."""
+    for manifest in sorted(Path(config.run_dir, CHECKPOINTS).glob("step-*/manifest.json"), reverse=True):
+        try:
+            before = json.loads(manifest.read_text(encoding="utf-8"))["manifest"]["world_size"]
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: an older one will be used
+            continue
+        if before != ranks:
+            raise ConfigError(
+                f"run_dir: the run in {config.run_dir} was trained on {before} rank(s), but {ranks} were started; "
+                f"start {before}, or choose another run_dir"
+            )
+        return
+
+
 def _begun(run_dir: Path) -> bool:
     """Is there anything of a run in a folder: a checkpoint, a record, or a process that trains?"""
     return trained(run_dir) or _locked(run_dir)

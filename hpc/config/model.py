@@ -1,6 +1,7 @@
 """Which network a run trains: the section ``model``. The builders are in ``structlearn.models``."""
 
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, JsonValue, Tag, model_validator
 
@@ -42,7 +43,7 @@ class Cnn(Network):
     """The small convolutional network of B ch. 2 and 3."""
 
     name: Literal["cnn"] = "cnn"
-    channels: Widths = (32, 32, 64)
+    channels: Annotated[Widths, Field(min_length=1)] = (32, 32, 64)
     """Channels of each convolution."""
     hidden: Widths = (64,)
     """Width of each hidden linear layer."""
@@ -158,3 +159,32 @@ ModelConfig = Annotated[
         ),
     ),
 ]
+
+
+# --- what a network asks of images ---------------------------------------------------------------------
+
+IMAGENET_SIDE: Final = 96
+"""The shorter side of an image from which ``stem: auto`` takes the form for large images."""
+
+LEAST_SIDES: Final[Mapping[str, tuple[int, int]]] = {
+    "cvnn": (16, 16),
+    "lenet": (12, 12),
+    "alexnet": (1, 63),
+    **dict.fromkeys(("vgg11", "vgg16", "vgg19"), (32, 32)),
+    "densenet121": (8, 29),
+}
+"""Shorter side of the smallest image that a network's poolings do not use up: in the form for small images, and
+in that for large ones. Networks that are not here take any size. The networks find out the same from their layers."""
+
+
+def small_form(model: AlexNet | Vgg | Convolutional, side: int) -> bool:
+    """Is it the form for small images that images with this shorter side get?"""
+    return side < IMAGENET_SIDE if model.stem == "auto" else model.stem == "cifar"
+
+
+def least_side(model: ModelConfig, side: int) -> int:
+    """The shorter side of the smallest image that a network takes, in the form that images of ``side`` get."""
+    small = not isinstance(model, AlexNet | Vgg | Convolutional) or small_form(model, side)
+    if isinstance(model, AlexNet) and small and model.pool % 2 == 0:
+        return 8  # three poolings that round down; those of odd sides round up
+    return LEAST_SIDES.get(model.name, (1, 1))[0 if small else 1]

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hpc.config import yamls
+from hpc.config.data import Tabular, TextFiles
 from hpc.config.explain import explain
 from hpc.config.root import Config
 from hpc.errors import ConfigError
@@ -119,13 +120,38 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# What does not make it another experiment: where it is kept, and how long ranks wait for each other.
-NOT_IDENTITY = frozenset({"run_dir", "compute.deadline_s", "checkpoint.keep"})
+NOT_IDENTITY = frozenset(
+    {
+        "run_dir",
+        # How batches reach the device: they are the same, bit for bit.
+        "data.placement",
+        "data.prefetch",
+        # How often the state is written down, and how much of it stays.
+        "checkpoint.every_epochs",
+        "checkpoint.every_steps",
+        "checkpoint.keep",
+        # Which rank computes where, and how long it waits for the others.
+        "compute.share_devices",
+        "compute.deadline_s",
+    }
+)
+"""Keys that change no number of a run: with other values it is the same experiment, and is resumed.
+
+``data.root`` is free too, but for the name of a text's or a table's own file. Not free are ``compute.threads``, which
+changes the order of sums, and ``record.every_steps``: the record would change its step half-way.
+"""
 
 
 def identity(config: Config) -> dict[str, Any]:
     """The flat values that decide the result of a run."""
-    return {key: value for key, value in flatten(to_values(config)).items() if key not in NOT_IDENTITY}
+    values = {key: value for key, value in flatten(to_values(config)).items() if key not in NOT_IDENTITY}
+    # Where the data are is nobody's business; that they are the same, the run's fingerprint of them says. But the name
+    # of the user's own file is all that tells one experiment from another.
+    if isinstance(config.data, (TextFiles, Tabular)) and config.data.root is not None:
+        values["data.root"] = Path(config.data.root).name
+    else:
+        values.pop("data.root", None)
+    return values
 
 
 def run_id(config: Config) -> str:

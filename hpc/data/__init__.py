@@ -9,15 +9,13 @@ from torch import Tensor
 
 from hpc.config.data import DataConfig, Digits, ImageFiles, Images, Tabular, TextFiles
 from hpc.config.files import locate
+from hpc.config.sizes import check_padding, divide
 from hpc.data.dataset import DataSet, Part, Source, Task
 from hpc.data.feed import Feed
 from hpc.data.splits import hold_out
-from hpc.errors import ConfigError
 from hpc.seeding import generator
 
 __all__ = ["DataSet", "Feed", "Part", "load"]
-
-DIGITS_TEST = 0.2  # the published test part is all there is: a fifth of it is ours
 
 
 def load(config: DataConfig, seed: int) -> DataSet:
@@ -41,7 +39,7 @@ def load(config: DataConfig, seed: int) -> DataSet:
     train, valid, test = _split(source, config, task, seed)
     shape = tuple(train.inputs.shape[1:])
     if isinstance(config, Images):
-        _check_padding(config, shape)
+        check_padding(config, *shape[1:])
     mean, std = _statistics(train.inputs, config)
     return DataSet(config.name, task, train, valid, test, shape, len(source.labels), mean, std, source.labels)
 
@@ -79,31 +77,17 @@ def _read(config: DataConfig) -> Source:
 def _split(source: Source, config: DataConfig, task: Task, seed: int) -> tuple[Part, Part, Part]:
     """Training, validation and test samples: disjoint."""
     train, valid, test = source.train, source.valid, source.test
+    published = (None if part is None else len(part) for part in (valid, test))
+    training, validating, testing = divide(config, len(train), *published)
     if test is None:
-        share = config.test if isinstance(config, Tabular) else DIGITS_TEST
-        train, test = _held(train, _count(len(train), share, "data.test"), task, generator(seed, "split", 0))
+        train, test = _held(train, testing, task, generator(seed, "split", 0))
     if config.validation == 0:
         valid = train.at(torch.empty(0, dtype=torch.int64))
     elif valid is None:
-        count = _count(len(train), config.validation, "data.validation")
-        train, valid = _held(train, count, task, generator(seed, "split", 1))
+        train, valid = _held(train, validating, task, generator(seed, "split", 1))
     if config.train_size is not None:
-        if config.train_size > len(train):
-            raise ConfigError(
-                f"data.train_size: got {config.train_size}, but {config.name} has {len(train)} training "
-                f"samples beside {len(valid)} for validation and {len(test)} for the test; "
-                f"lower it, or use null for all"
-            )
-        train, _ = _held(train, len(train) - config.train_size, task, generator(seed, "subset"))
+        train, _ = _held(train, len(train) - training, task, generator(seed, "subset"))
     return train, valid, test
-
-
-def _count(samples: int, share: float, key: str) -> int:
-    """A share of samples: at least one where the share is not zero, never all."""
-    count = max(1, round(samples * share)) if share else 0
-    if count >= samples:
-        raise ConfigError(f"{key}: {share} of {samples} samples leaves none to train on; lower it or give more samples")
-    return count
 
 
 def _held(part: Part, count: int, task: Task, chance: np.random.Generator) -> tuple[Part, Part]:
@@ -111,14 +95,6 @@ def _held(part: Part, count: int, task: Task, chance: np.random.Generator) -> tu
     classes = part.targets.numpy() if task == "classification" else np.zeros(len(part), np.int64)
     kept, held = hold_out(classes, count, chance)
     return part.at(torch.from_numpy(kept)), part.at(torch.from_numpy(held))
-
-
-def _check_padding(config: Images, shape: tuple[int, ...]) -> None:
-    if config.augment.pad >= min(shape[1:]):
-        raise ConfigError(
-            f"data.augment.pad: got {config.augment.pad}, but images of {shape[1]} x {shape[2]} pixels could "
-            f"be cropped away altogether; use {min(shape[1:]) - 1} or less"
-        )
 
 
 def _statistics(inputs: Tensor, config: DataConfig) -> tuple[Tensor, Tensor]:

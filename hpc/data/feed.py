@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from hpc.config.data import Augment, DataConfig, Images
+from hpc.config.sizes import steps_per_epoch
 from hpc.data.augment import augment, draw
 from hpc.data.dataset import DataSet, Part, PartName
-from hpc.data.order import evaluation_share, rank_batches, rank_share, steps_per_epoch
+from hpc.data.order import evaluation_share, rank_batches, rank_share
 from hpc.data.prefetch import prefetched
 from hpc.seeding import generator
 

@@ -10,25 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpc.errors import ConfigError
+from hpc.config.sizes import steps_per_epoch
 from hpc.seeding import generator
-
-
-def steps_per_epoch(samples: int, batch_size: int, world_size: int) -> int:
-    """Whole global batches in an epoch; the samples left over are dropped (others in every epoch).
-
-    Raises:
-        ConfigError: there is not one whole global batch.
-    """
-    steps = samples // (batch_size * world_size)
-    if steps == 0:
-        most = samples // world_size
-        advice = f"lower data.batch_size to {most} or less" if most else f"start at most {samples} rank(s)"
-        raise ConfigError(
-            f"data.batch_size: {batch_size} on each of {world_size} rank(s) needs {batch_size * world_size} "
-            f"training samples, but there are {samples}; {advice}"
-        )
-    return steps
 
 
 def rank_batches(

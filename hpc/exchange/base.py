@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hpc.comm import Communicator, Pending
-from hpc.flat import FlatBuffer
+from hpc.flat import FlatBuffer, copy_all
 
 # Steps between two agreements on whether to stop. The question is asked at one of these steps and answered at
 # the next, so that nobody waits for the answer; a stop therefore takes effect within twice as many steps.
@@ -82,14 +82,14 @@ class Exchange(ABC):
         if self.comm.size == 1:
             yield
             return
-        values = weights_and_buffers(self.model)
+        values = float_buffers(self.model) if self.replicated else weights_and_buffers(self.model)
         own = [value.clone() for value in values]
-        self._agree(values)
+        if values:
+            self._agree(values)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(values, own)
+            copy_all(values, own)
 
     def _agree(self, values: list[torch.Tensor]) -> None:
         """Replace values by what the ranks stand for together."""
@@ -122,5 +122,9 @@ class Exchange(ABC):
 
 def weights_and_buffers(model: nn.Module) -> list[torch.Tensor]:
     """What travels: parameters and floating-point buffers (BatchNorm's running statistics)."""
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    return [parameter.detach() for parameter in model.parameters()] + buffers
+    return [parameter.detach() for parameter in model.parameters()] + float_buffers(model)
+
+
+def float_buffers(model: nn.Module) -> list[torch.Tensor]:
+    """What each rank measures by itself even where all hold the same weights: BatchNorm's running statistics."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]

@@ -105,7 +105,7 @@ COMBINATIONS: Final = [
     config("a network for text on images", "model: {name: lstm}", "model.name: lstm does not take", "any network but"),
     config(
         "a network for images on text",
-        "data: {name: text, root: data}\nmodel: {name: mlp}",
+        "data: {name: text, root: data, batch_size: 2}\nmodel: {name: mlp}",
         "model.name: mlp does not take",
         "use lstm",
         prepare=make.texts("train.txt", "valid.txt", "test.txt"),
@@ -127,30 +127,41 @@ COMBINATIONS: Final = [
     command(
         "a network that poolings use up",
         f"{OWN} --model.name vgg11 --model.stem imagenet",
-        "model: vgg11 got images of 8 x 8",
-        "the smallest is",
-        late=True,
+        "model.name: vgg11 takes images of 32 x 32 pixels or more",
+        "8 x 8",
+        "fewer poolings",
+    ),
+    config(
+        "a network without convolutions", "model: {name: cnn, channels: []}", "model.channels: got []", "at least 1"
     ),
     command(
-        "more padding than image",
-        f"{DIGITS} --data.augment.pad 8",
-        "data.augment.pad: got 8",
-        "use 7 or less",
-        late=True,
+        "filters of even size", f"{OWN} --model.name alexnet --model.kernel 4", "model.kernel: got 4", "use 3 or 5"
     ),
     command(
-        "a mini-batch larger than the data",
-        f"{DIGITS} --data.batch_size 97",
-        "data.batch_size",
-        "96",
-        late=True,
+        "options of a network's other form",
+        f"{OWN} --model.name alexnet --model.stem imagenet --model.kernel 5",
+        "kernel: 5 and pool: 3",
+        "form for small images",
+        "model.stem: cifar",
+    ),
+    command("more padding than image", f"{DIGITS} --data.augment.pad 8", "data.augment.pad: got 8", "use 7 or less"),
+    command("a mini-batch larger than the data", f"{DIGITS} --data.batch_size 97", "data.batch_size", "to 96 or less"),
+    command(
+        "mini-batches of all ranks larger than the data",
+        f"{DIGITS} --data.batch_size 32 --ranks 4",
+        "data.batch_size: 32 on each of 4 rank(s) needs 128 training samples",
+        "to 24 or less",
     ),
     command(
         "more samples than there are",
         "train --data.train_size 5000",
         "data.train_size: got 5000",
         "null for all",
-        late=True,
+    ),
+    command(
+        "more held out than there is",
+        "train --data.validation 0.9999",
+        "data.validation: 0.9999 of 1438 samples leaves none",
     ),
 ]
 

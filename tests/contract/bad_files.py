@@ -86,6 +86,12 @@ def folder(name: str, mode: int = 0o755) -> Callable[[], None]:
     return partial(Path(name).mkdir, mode)
 
 
+def full_disk() -> None:
+    """A folder in which the report's page finds no room."""
+    Path("page").mkdir()
+    Path("page/index.html").symlink_to("/dev/full")
+
+
 def lock() -> None:
     """Another process trains in ``run``: to the kernel, another open file is another process."""
     Path("run").mkdir()

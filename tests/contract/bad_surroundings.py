@@ -1,5 +1,6 @@
 """Mistakes in data, machines, folders and files: what each is, and what its message must say."""
 
+import errno
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,11 @@ TABLE: Final = "train --data.name tabular --data.root table.csv --progress none"
 def nobody(*_: Any) -> bool:
     """What a user without rights is told; the superuser always has access."""
     return False
+
+
+def denied(path: Path, **_: Any) -> None:
+    """What making a folder ends with for a user without rights."""
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 DATA: Final = [
@@ -132,8 +138,8 @@ CHECKPOINTS: Final = [
     command("a checkpoint of another run", TRAINED, "belongs to run 0123456789ab, but this is run", code=1,
             trained=True, prepare=make.checkpoints(make.manifest(run_id="0123456789ab"), "manifest.json"),
             given="a checkpoint copied from elsewhere"),
-    command("another number of ranks", TRAINED, "written by 2 rank(s), but 1 were started", "start 2", code=1,
-            trained=True, prepare=make.checkpoints(make.manifest(world_size=2), "manifest.json"),
+    command("another number of ranks", TRAINED, "trained on 2 rank(s), but 1 were started", "start 2", trained=True,
+            prepare=make.checkpoints(make.manifest(world_size=2), "manifest.json"),
             given="a checkpoint of 2 ranks"),
 ]  # fmt: skip
 
@@ -148,4 +154,12 @@ REPORT: Final = [
             given="record.h5 of another program"),
     command("a record of a later version", "report run --out page", "run/record.h5", "99", code=1,
             prepare=make.version(99), trained=True, given="schema_version 99"),
+    command("a file where the report belongs", "report run --out page", "--out: page cannot be written to",
+            "page is no folder", "choose another folder", code=1, prepare=make.text("page", "mine"), trained=True,
+            given="page is a file"),
+    command("a place where nobody may write", "report run --out page", "--out: page cannot be written to",
+            "Permission denied", code=1, trained=True, patched={"analysis.report.Path.mkdir": denied},
+            given="the folder is read-only"),
+    command("a disk that is full", "report run --out page", "--out: page cannot be written to", "No space left",
+            "make room", code=1, prepare=make.full_disk, trained=True, given="page/index.html is /dev/full"),
 ]  # fmt: skip

@@ -21,7 +21,7 @@ TRAINED = f"train --run_dir run --epochs 2 {MODEL} --progress none"
 """The command that makes the finished run which some rows then damage."""
 
 
-DIGITS = f"train {MODEL} --epochs 1 --progress none"
+DIGITS = f"train {MODEL} --data.batch_size 8 --epochs 1 --progress none"
 OWN = "train --data.train_size 96 --epochs 1 --progress none"
 """For a network without widths."""
 

@@ -18,6 +18,12 @@ ROOT = Path(__file__).parent.parent.parent
 CASES = [
     pytest.param(row, id=f"{section}: {row.title}".replace(" ", "-")) for section, rows in ROWS.items() for row in rows
 ]
+MENDED = """
+from torch import nn
+
+def build(input_shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+"""
 CHANGES = {"run/status.json"}
 """It says what happened last, also when that was a failure."""
 
@@ -59,14 +65,15 @@ def test_a_mistake_loses_nothing(row: Bad, outcome: Callable[[Bad], Outcome]) ->
 
 def test_a_mended_configuration_starts_in_the_same_folder(tmp_path: Path) -> None:
     """Nothing was trained with the mistake, so its folder is not lost to the run."""
-    first = provoke(command("too many samples", f"{OWN} --data.train_size 5000", "data.train_size"), tmp_path)
+    (tmp_path / "mended.py").write_text(MENDED, encoding="utf-8")
+    first = provoke(command("a name that is not there", f"{OWN} --model.name mended:built", "mended"), tmp_path)
     assert first.code == 2
     assert "runs/example/config.yaml" in first.after
-    second = provoke(command("none", f"{OWN} --data.train_size 50"), tmp_path)
+    second = provoke(command("none", f"{OWN} --model.name mended:build"), tmp_path)
     assert (second.code, second.err) == (0, "")
-    third = provoke(command("another run", f"{OWN} --data.train_size 60"), tmp_path)
+    third = provoke(command("another run", f"{OWN} --model.name mended:build --seed 6"), tmp_path)
     assert third.code == 2
-    assert "data.train_size: 50 in the folder, 60 given" in third.err
+    assert "seed: 0 in the folder, 6 given" in third.err
 
 
 def test_there_are_enough_and_none_twice() -> None:

@@ -34,12 +34,18 @@ def test_the_command_line_loads_neither_torch_nor_mpi() -> None:
     loaded = loaded_by(*names)
     assert "hpc.config.read" in loaded
     assert not loaded & {"torch", "mpi4py", "h5py", "submitit", "structlearn", "analysis", "pandas", "matplotlib"}
-    assert not loaded & {"hpc.run", "hpc.engine", "hpc.comm"}
+    assert not loaded & {"hpc.rank", "hpc.run", "hpc.engine", "hpc.comm"}
 
 
 def test_the_configuration_loads_neither_torch_nor_mpi() -> None:
     loaded = loaded_by(*modules_of("hpc.config"), "hpc.errors")
     assert not loaded & {"torch", "mpi4py", "h5py", "numpy", "structlearn"}
+
+
+def test_a_rank_loads_no_torch_before_it_has_met_the_others() -> None:
+    loaded = loaded_by("hpc.rank")
+    assert "hpc.comm" in loaded
+    assert not loaded & {"torch", "mpi4py", "h5py", "structlearn", "hpc.run"}
 
 
 def test_hpc_itself_loads_nothing() -> None:

@@ -37,12 +37,12 @@ PLANTED = {
     "submitit has no door yet (it will be jobs.submit)": [
         ("jobs/launch.py", "import submitit"),
     ],
-    "jobs runs on a login node: torch and mpi4py only behind hpc.run": [
+    "jobs runs on a login node: torch and mpi4py only behind hpc.rank": [
         ("jobs/launch.py", "import torch"),
         ("hpc/config/types.py", "import hpc.comm"),
     ],
-    "jobs enters hpc through its configuration, its errors and hpc.run": [
-        ("jobs/launch.py", "import hpc.signals"),
+    "jobs enters hpc through its configuration, its errors, its signals and hpc.rank": [
+        ("jobs/launch.py", "import hpc.heartbeat"),
     ],
     "the configuration is checked without torch, MPI or HDF5": [
         ("hpc/config/yamls.py", "import h5py"),

@@ -101,3 +101,10 @@ def test_a_damaged_record_is_refused_and_never_read_wrong(run_dir):
         for name in ("epochs", "exchange", "profile", "steps", "runs"):  # a byte that nothing hangs on
             assert getattr(found, name).equals(getattr(whole, name))
     assert refused > len(content) / 101 / 2
+
+
+def test_analysis_takes_runs_that_differ_in_free_keys_for_repetitions():
+    from analysis.groups import _OWN, SEED
+    from hpc.config.read import NOT_IDENTITY
+
+    assert {f"config.{key}" for key in NOT_IDENTITY} | {SEED} == _OWN

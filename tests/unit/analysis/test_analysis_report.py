@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -161,10 +162,62 @@ def test_the_command_prints_the_page_or_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    (tmp_path / "file").write_text("")
-    assert main([str(sweep), "--out", str(tmp_path / "file")]) == 2
     (sweep / "sync-w2-s1" / "record.h5").write_bytes(b"cut")
     assert main([str(sweep), "--out", str(tmp_path / "out"), "--strict"]) == 2
+
+
+def a_file(out: Path) -> None:
+    out.write_text("mine", encoding="utf-8")
+
+
+def a_file_above(out: Path) -> None:
+    out.parent.write_text("mine", encoding="utf-8")
+
+
+def a_folder_for_the_page(out: Path) -> None:
+    (out / "index.html").mkdir(parents=True)
+
+
+def a_full_disk(out: Path) -> None:
+    out.mkdir(parents=True)
+    (out / "runs.csv").symlink_to("/dev/full")
+
+
+def no_rights(out: Path) -> None:
+    out.mkdir(parents=True)
+    out.chmod(0o555)
+    if os.access(out, os.W_OK):
+        pytest.skip("the superuser may write anywhere")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (a_file, "out is no folder"),
+        (a_file_above, "is no folder"),
+        (a_folder_for_the_page, "Is a directory"),
+        (a_full_disk, "No space left on device"),
+        (no_rights, "Permission denied"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_in_one_line(
+    spoil: Callable[[Path], None],
+    reason: str,
+    write_run: Make,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_run(tmp_path / "a")
+    out = tmp_path / "new" / "out"
+    if spoil is not a_file_above:
+        out.parent.mkdir()
+    spoil(out)
+    assert main([str(tmp_path / "a"), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --out: {out} cannot be written to (")
+    assert reason in error
+    assert error.endswith("; choose another folder, or make room there\n")
+    assert error.count("\n") == 1
 
 
 def test_a_report_needs_neither_torch_nor_mpi_nor_the_packages_that_train(sweep: Path, tmp_path: Path) -> None:

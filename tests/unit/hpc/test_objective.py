@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc.objective import Objective
 
@@ -91,6 +93,44 @@ def test_loss_and_score_agree(task):
     answer, targets = batch(task)
     score = objective(task).score(answer, targets)
     assert (score[0] / score[2]).item() == pytest.approx(objective(task).loss(answer, targets).item(), rel=1e-6)
+
+
+class Devices(TorchDispatchMode):
+    """The devices of all tensors that kernels are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen |= {value.device.type for value in args if isinstance(value, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_score_needs_no_copy_from_the_host(task):
+    """A copy waits for the device. Fake tensors take the same way through torch without a device."""
+    with FakeTensorMode() as fake, Devices() as devices:
+        answer, targets = (torch.empty_like(fake.from_tensor(value), device="cuda") for value in batch(task))
+        devices.seen.clear()
+        objective(task).score(answer, targets)
+        assert devices.seen == {"cuda"}
+        torch.tensor(3, device="cuda")  # what it would look like
+        assert devices.seen == {"cuda", "cpu"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("task", TASKS)
+def test_a_score_does_not_wait_for_the_device(task):
+    cuda = torch.device("cuda")
+    answer, targets = (value.to(cuda) for value in batch(task))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        score = Objective(task, cuda, torch.float32).score(answer, targets)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(score.cpu(), objective(task).score(*batch(task)), equal_nan=True, rtol=1e-6, atol=0)
 
 
 def test_an_empty_batch_scores_nothing():

@@ -15,7 +15,9 @@ from hpc.comm import Alone
 from hpc.config.folder import freeze
 from hpc.config.read import validate
 from hpc.engine import Engine
-from hpc.run import assemble, run
+from hpc.rank import train as run
+from hpc.run import assemble
+from hpc.signals import StopRequest
 
 DIGITS = {"epochs": 2, "model": {"name": "mlp", "widths": [64]}, "data": {"name": "digits"}}
 
@@ -32,7 +34,7 @@ def _torch_as_before():
 def train(tmp_path, capsys, **sections):
     """Train digits with some sections replaced; (the JSON summary, the columns of /epochs)."""
     config = validate({**DIGITS, **sections, "run_dir": str(tmp_path / "run")})
-    assert run(config, progress="none", as_json=True) == 0
+    assert run(config, StopRequest(), progress="none", as_json=True) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     with h5py.File(tmp_path / "run" / "record.h5") as file:
         return summary, {name: column[()] for name, column in file["epochs"].items()}
@@ -152,8 +154,8 @@ def test_a_restored_engine_steps_as_the_one_that_went_on(name, channels_last, tm
 
 def test_a_folder_that_was_moved_goes_on(tmp_path, capsys):
     config = validate({**DIGITS, "run_dir": str(tmp_path / "before")})
-    assert run(config, progress="none") == 0
+    assert run(config, StopRequest(), progress="none") == 0
     (tmp_path / "before").rename(tmp_path / "after")
     moved = validate({**DIGITS, "run_dir": str(tmp_path / "after")})
-    assert run(moved, progress="none", as_json=True) == 0
+    assert run(moved, StopRequest(), progress="none", as_json=True) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["run_dir"] == str(Path(tmp_path / "after"))

@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from hpc.config.folder import ended
+from hpc.config.launcher import promise
 from hpc.config.read import schema, to_yaml, validate
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
+from hpc.signals import StopRequest
 from jobs import cli, train
 
 Called = Callable[..., tuple[int, str, str]]
@@ -156,7 +158,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
     monkeypatch.setattr(train, "find_spec", lambda name: name)
     monkeypatch.setattr(train, "find_mpiexec", lambda: Path("mpiexec"))
 
-    def launch(ranks: int, line: list[str]) -> tuple[int, bool]:
+    def launch(ranks: int, line: list[str], _stop: object) -> tuple[int, bool]:
         calls.append((ranks, list(line)))
         ended(Path(line[3]), "done", "", 0)
         return 0, False
@@ -169,7 +171,7 @@ def test_ranks_train_what_is_frozen(structlearn: Called, launched: list[tuple[in
     assert (
         structlearn("train", "--ranks", "2", "--run_dir", "r", "--progress", "plain", "--json", "--seed", "5")[0] == 0
     )
-    assert launched == [(2, [sys.executable, "-m", "hpc.run", "r", "--progress", "plain", "--json"])]
+    assert launched == [(2, [sys.executable, "-m", "hpc.rank", "r", "--progress", "plain", "--json"])]
     assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text(encoding="utf-8"))["seed"] == 5
 
 
@@ -214,8 +216,7 @@ def test_a_launcher_has_the_last_word_on_the_number(
     monkeypatch.setattr(train, "check", lambda *_: None)
 
     def go() -> None:
-        options = {"progress": "none", "as_json": False, "print_config": False, "print_schema": False}
-        train.train(None, [], ranks=int(ranks), **options)
+        train._train(None, [], promise(), int(ranks), StopRequest(), progress="none", as_json=False)
 
     if fine:  # it goes on to join the ranks
         monkeypatch.setattr(train, "_check_installed", lambda *_: (_ for _ in ()).throw(RunError("joins")))
@@ -240,7 +241,7 @@ def test_json_is_the_last_line_and_alone_on_standard_output(tmp_path: Path) -> N
     (only,) = done.stdout.splitlines()
     found = json.loads(only)
     assert list(found) == [
-        "run_dir", "state", "epochs", "steps", "parameters", "test_accuracy", "test_loss", "valid_accuracy",
+        "run_dir", "state", "ended_by", "epochs", "steps", "parameters", "test_accuracy", "test_loss", "valid_accuracy",
         "seconds", "world_size", "exchange",
     ]  # fmt: skip
     assert (found["run_dir"], found["state"], found["epochs"], found["steps"]) == ("run", "done", 1, 2)

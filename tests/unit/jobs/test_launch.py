@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpc.errors import ConfigError
+from hpc.signals import StopRequest
 from jobs import launch as module
 from jobs.launch import command, environment, find_mpiexec, launch
 
@@ -92,7 +93,33 @@ def test_cores_are_shared_out(cores: int, ranks: int, threads: str, monkeypatch:
 )
 def test_exit_codes_come_through(text: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_mpiexec", lambda: fake(tmp_path, MPICH))
-    assert launch(2, [sys.executable, "-c", text]) == (code, False)
+    assert launch(2, [sys.executable, "-c", text], StopRequest()) == (code, False)
+
+
+def test_nothing_is_started_where_a_stop_was_asked_for_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_mpiexec", lambda: fake(tmp_path, MPICH))
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert launch(2, [sys.executable, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], stop).asked
+    assert not (tmp_path / "started").exists()
+
+
+def test_ranks_outlive_an_output_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "find_mpiexec", lambda: fake(tmp_path, MPICH))
+    program = "import sys; [print('x' * 1000) for _ in range(1000)]; sys.stdout.flush(); print('end', file=sys.stderr)"
+    before = os.dup(1)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    try:
+        ended = launch(2, [sys.executable, "-c", program], StopRequest())
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(full)
+    assert ended == (0, False)
+    assert capfd.readouterr().err == "end\n"
 
 
 WAIT = """
@@ -124,7 +151,7 @@ def test_signals_are_passed_on(
     # Were the launcher to take no notice, the signal would end this process: it must not.
     sender = threading.Thread(target=send)
     sender.start()
-    code, asked = launch(2, [sys.executable, "-u", "-c", WAIT, str(ready)])
+    code, asked = launch(2, [sys.executable, "-u", "-c", WAIT, str(ready)], StopRequest())
     sender.join()
     assert (code, asked, capfd.readouterr().out.strip()) == (3, True, came)
     assert signal.getsignal(getattr(signal, sent)) == before
@@ -136,9 +163,9 @@ def test_who_starts_ranks_and_is_killed_leaves_none(tmp_path: Path) -> None:
         "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
     )
     program = (
-        "import sys; from pathlib import Path; from jobs import launch; "
+        "import sys; from pathlib import Path; from hpc.signals import StopRequest; from jobs import launch; "
         f"launch.find_mpiexec = lambda: Path({str(tmp_path / 'mpiexec')!r}); "
-        f"launch.launch(1, [sys.executable, {str(tmp_path / 'wait.py')!r}, {str(tmp_path / 'pid')!r}])"
+        f"launch.launch(1, [sys.executable, {str(tmp_path / 'wait.py')!r}, {str(tmp_path / 'pid')!r}], StopRequest())"
     )
     starter = subprocess.Popen([sys.executable, "-c", program])
     until = time.monotonic() + 30

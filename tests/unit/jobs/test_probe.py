@@ -42,20 +42,18 @@ def test_bytes_that_are_no_text_do_not_matter() -> None:
 
 
 def test_who_does_not_answer_is_ended_with_all_that_he_started(tmp_path: Path) -> None:
-    """Also where neither listens to a polite word, and a child holds the pipe open."""
+    """Also where neither listens to a polite word, and a child holds the pipe open for longer than a test may take."""
     text = f"""
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = os.fork()
 if child:
     open({str(tmp_path / "pids")!r}, "w").write(f"{{os.getpid()}} {{child}}")
-time.sleep(60)
+time.sleep(900)
 """
-    start = time.monotonic()
     answer = ask(program(text), 1.5)
     assert answer == Answer(ok=False, out="", problem="no answer within 1.5 s")
-    assert time.monotonic() - start < 20
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     pids = [int(pid) for pid in (tmp_path / "pids").read_text(encoding="utf-8").split()]
     while any(map(alive, pids)) and time.monotonic() < until:
         time.sleep(0.02)

@@ -1,5 +1,6 @@
 """What can be known before a rank starts is said before a rank starts, all of it at once."""
 
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "table.csv").touch()
 
 
-def problems(values: dict[str, Any], local_ranks: int = 1) -> tuple[str, ...]:
+def problems(values: dict[str, Any], local_ranks: int = 1, world_size: int = 1) -> tuple[str, ...]:
     try:
-        check(validate(values), local_ranks)
+        check(validate(values), local_ranks, world_size)
     except ConfigError as error:
         return error.problems
     return ()
@@ -41,6 +42,10 @@ TABLE = {"name": "tabular", "root": "table.csv"}
         {"data": TABLE},
         {"compute": {"channels_last": True}, "model": {"name": "resnet18"}},
         {"compute": {"device": "cpu"}},
+        {"data": {"train_size": 1294, "batch_size": 1294, "augment": {"pad": 7}}},
+        {"model": {"name": "densenet121"}},
+        {"model": {"name": "alexnet", "kernel": 5, "pool": 2}},
+        {"model": {"name": "alexnet", "kernel": 5, "stem": "cifar"}},
     ],
 )
 def test_what_goes_together_passes(values: dict[str, Any]) -> None:
@@ -63,6 +68,15 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
         ({"compute": {"device": "cuda"}}, "compute.device"),
         ({"data": {"name": "cifar10", "root": "nowhere"}}, "data.root"),
         ({"model": {"name": "nowhere.at.all:build"}}, "model.name"),
+        ({"data": {"train_size": 1295}}, "data.train_size"),
+        ({"data": {"batch_size": 1295}}, "data.batch_size"),
+        ({"data": {"train_size": 96, "batch_size": 97}}, "data.batch_size"),
+        ({"data": {"validation": 0.9999}}, "data.validation"),
+        ({"data": {"augment": {"pad": 8}}}, "data.augment.pad"),
+        ({"model": {"name": "vgg11"}}, "model.name"),
+        ({"model": {"name": "lenet"}}, "model.name"),
+        ({"model": {"name": "densenet121", "stem": "imagenet"}}, "model.name"),
+        ({"model": {"name": "alexnet", "kernel": 4}}, "model.kernel"),
     ],
 )
 def test_what_does_not_is_told_by_its_key(values: dict[str, Any], key: str) -> None:
@@ -88,6 +102,15 @@ def test_all_problems_are_told_at_once() -> None:
     ]
 
 
+def test_all_problems_of_the_data_are_told_at_once() -> None:
+    wrong = {"data": {"train_size": 5000, "augment": {"pad": 9}}, "model": {"name": "vgg16"}}
+    assert [problem.partition(":")[0] for problem in problems(wrong)] == [
+        "data.train_size",
+        "data.augment.pad",
+        "model.name",
+    ]
+
+
 @pytest.mark.parametrize(
     ("devices", "ranks", "more", "fine"),
     [
@@ -108,6 +131,24 @@ def test_every_rank_needs_a_device(
     found = problems({"compute": more}, ranks)
     assert (found == ()) is fine
     assert fine or f"{ranks} ranks on this machine, but {devices} CUDA device(s)" in found[0]
+
+
+@pytest.mark.parametrize(("ranks", "fine"), [(1, True), (13, True), (14, False)])
+def test_all_ranks_together_need_samples(ranks: int, fine: bool) -> None:
+    found = problems({"data": {"batch_size": 99}}, world_size=ranks)
+    assert (found == ()) is fine
+    assert fine or found[0].startswith("data.batch_size: 99 on each of 14 rank(s) needs 1386 training samples, but")
+
+
+def test_options_of_the_other_form_are_told_where_images_are_large(tmp_path: Path) -> None:
+    images = struct.pack(">4I", 0x803, 100, 96, 100) + bytes(100 * 96 * 100)
+    for stem in ("train", "t10k"):
+        (tmp_path / f"{stem}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 100) + bytes(100))
+    data = {"name": "mnist", "root": str(tmp_path)}
+    assert problems({"data": data, "model": {"name": "alexnet"}}) == ()
+    (problem,) = problems({"data": data, "model": {"name": "alexnet", "kernel": 5}})
+    assert problem.startswith("model: kernel: 5 and pool: 3 belong to alexnet's form for small images")
 
 
 @pytest.mark.parametrize("name", ["mine:build", "mine.deeper:build", "pack.mine:build", "json:loads"])

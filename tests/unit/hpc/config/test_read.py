@@ -141,15 +141,43 @@ def test_the_schema_describes_every_key() -> None:
 # --- identity ------------------------------------------------------------------------------------------
 
 
-def test_where_a_run_lies_does_not_make_it_another() -> None:
-    moved = validate({"run_dir": "elsewhere", "compute": {"deadline_s": 5}, "checkpoint": {"keep": 9}})
-    assert run_id(moved) == run_id(Config())
-    assert differences(Config(), moved) == []
-    assert not NOT_IDENTITY & identity(Config()).keys()
+FREE = {
+    "run_dir": "elsewhere",
+    "data.root": "moved",
+    "data.placement": "host",
+    "data.prefetch": 5,
+    "checkpoint.every_epochs": 3,
+    "checkpoint.every_steps": 7,
+    "checkpoint.keep": 9,
+    "compute.share_devices": True,
+    "compute.deadline_s": 5.0,
+}
+"""Another value for each key that is free."""
 
 
-def test_not_identity_names_keys_that_exist() -> None:
-    assert set(flatten(to_values(Config()))) >= NOT_IDENTITY
+def test_where_and_how_a_run_is_kept_does_not_make_it_another() -> None:
+    assert FREE.keys() == NOT_IDENTITY | {"data.root"}
+    here = read(None, ["--data.name", "mnist"])
+    values = flatten(to_values(here))
+    assert all(values[key] != value for key, value in FREE.items()), "each is another value of a key that exists"
+    moved = read(None, ["--data.name", "mnist", *(f"--{key}={value}" for key, value in FREE.items())])
+    assert run_id(moved) == run_id(here)
+    assert differences(here, moved) == []
+    assert not NOT_IDENTITY & identity(here).keys()
+
+
+@pytest.mark.parametrize("name", ["text", "tabular"])
+def test_a_file_of_the_users_own_may_move_but_not_become_another(name: str) -> None:
+    def at(root: str) -> Config:
+        return validate({"data": {"name": name, "root": root}})
+
+    assert run_id(at("elsewhere/one")) == run_id(at("one"))
+    assert differences(at("one"), at("other")) == ["data.root: 'one' in the folder, 'other' given"]
+
+
+@pytest.mark.parametrize("key", ["compute.threads", "record.every_steps", "data.batch_size", "epochs"])
+def test_what_changes_a_number_does(key: str) -> None:
+    assert differences(Config(), read(None, [f"--{key}=3"])) != []
 
 
 def test_what_decides_the_result_makes_it_another() -> None:

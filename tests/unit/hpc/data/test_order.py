@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc.data.order import evaluation_share, rank_batches, steps_per_epoch
+from hpc.config.sizes import steps_per_epoch
+from hpc.data.order import evaluation_share, rank_batches
 from hpc.errors import RunError
 
 Indices = npt.NDArray[np.int64]
