@@ -126,6 +126,8 @@ class Checkpoints:
         return entry
 
     def _commit(self, folder: Path, step: int, files: dict[str, Any]) -> list[str]:
+        if missing := sorted(name for name in files if not (folder / name).exists()):
+            return [f"rank 0: does not see {missing} in {folder}, which other ranks wrote"]
         manifest = {
             "format": FORMAT,
             "version": VERSION,

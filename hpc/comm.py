@@ -189,11 +189,15 @@ class _Request:
         return int(self._buffer[0])
 
 
-def connect(deadline_s: float) -> Communicator:
+def connect(deadline_s: float, reason: str = "") -> Communicator:
     """The communicator of this process: alone, or the ranks that its launcher started.
 
     MPI's own start waits for every rank, in C, where no Python code runs: a watchdog ends this process, with a
     message, if another never comes.
+
+    Args:
+        deadline_s: longest wait for another rank.
+        reason: what to say before, if they do not come: a rank that meets the others only to end them has one.
 
     Raises:
         ConfigError: MPI found another number of ranks than the launcher promised, or mpi4py is not there.
@@ -203,8 +207,8 @@ def connect(deadline_s: float) -> Communicator:
         return Alone()
     who = f"rank {made.rank}: " if made.rank is not None else ""
     alone = (
-        f"structlearn: {who}waited {deadline_s:g} s for the other ranks to start MPI (compute.deadline_s), but not all "
-        f"{made.ranks} came; look for another rank's message, and run the same command again\n"
+        f"{reason}structlearn: {who}waited {deadline_s:g} s for the other ranks to start MPI (compute.deadline_s), but "
+        f"not all {made.ranks} came; look for another rank's message, and run the same command again\n"
     )
     with Watchdog(deadline_s, alone):
         try:

@@ -12,7 +12,7 @@ from hpc.config.launcher import BrokenPromiseError, Promise, promise
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RankTimeoutError, RunError
 from hpc.heartbeat import last_seen
-from hpc.progress import say
+from hpc.output import say
 
 STOPPED: Final = 75
 """Exit code of a run that stopped early and can go on (EX_TEMPFAIL)."""

@@ -1,15 +1,14 @@
 """How a run shows itself: a bar on a terminal, plain lines elsewhere. Output that nobody can read ends no run."""
 
-import contextlib
 import math
 import os
-import sys
 import time
-from pathlib import Path
 from typing import Final, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from hpc.output import Unfailing, say
 
 TERMINAL: Final = "STRUCTLEARN_TERMINAL"
 """Set by the launcher to the width of the terminal that the ranks' output ends on, or to 0 where it ends on none.
@@ -246,7 +245,8 @@ def show(style: str, *, epochs: int, steps: int, first_step: int, samples_per_st
     if style == "none" or out is None:
         return Silent()
     width = os.environ.get(TERMINAL, "")
-    on_terminal = width != "0" if width else out.isatty()
+    theirs = "OMPI_COMM_WORLD_SIZE" in os.environ  # Open MPI's own launcher: what it shows the ranks says nothing
+    on_terminal = width != "0" if width else out.isatty() and not theirs
     rate = Rate(steps, samples_per_step, first_step)
     if style == "bar" or (style == "auto" and on_terminal):
         file = cast("TextIO", Unfailing(out))  # rich would end the program over a closed pipe
@@ -281,60 +281,3 @@ def fold(line: str, width: int) -> str:
         else:
             rows.append(f"    {field}")
     return "\n".join(rows)
-
-
-# --- output that may be gone -------------------------------------------------------------------------------
-
-
-def stream(json_on_stdout: bool) -> TextIO | None:
-    """Where people read: standard output, unless that is kept for JSON; None where it was closed from the start."""
-    return sys.stderr if json_on_stdout else sys.stdout
-
-
-def say(text: str, out: TextIO | None) -> None:
-    """Print a line now, to whoever can still read it.
-
-    A reader that has gone (``| head``), a full disk, an output that was closed: none of them is a reason to end a
-    run. After the first failure the output leads nowhere.
-    """
-    if out is not None:
-        _write(f"{text}\n", out)
-
-
-class Unfailing:
-    """As much of a file as rich needs, which can be written to whatever becomes of the output behind it."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self.encoding = out.encoding
-
-    def write(self, text: str) -> None:
-        """Write a text now."""
-        _write(text, self._out)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def isatty(self) -> bool:
-        """The output's own."""
-        return self._out.isatty()
-
-
-def _write(text: str, out: TextIO) -> None:
-    try:
-        out.write(text)
-        out.flush()
-    except UnicodeEncodeError:  # the name of a folder, perhaps
-        _write(text.encode(out.encoding, "backslashreplace").decode(out.encoding), out)
-    except (OSError, ValueError):  # ValueError: Python's own word for a file that was closed
-        _lead_nowhere(out)
-
-
-def _lead_nowhere(out: TextIO) -> None:
-    """Send what an output still holds, and all that follows, to nobody.
-
-    Python writes out the rest of its buffers at the end of the program: that would fail again, and make the exit
-    code 120.
-    """
-    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), out.fileno())

@@ -55,7 +55,7 @@ def refuse(error: Exception) -> int:
     """
     comm: Communicator = Alone()
     with contextlib.suppress(RunError):  # MPI does not load, or finds no others
-        comm = connect(Config().compute.deadline_s)
+        comm = connect(Config().compute.deadline_s, f"structlearn: {error}\n")
     return end_all(error, Config(), comm, holding=False)
 
 
@@ -68,7 +68,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if OUR_LAUNCHER in os.environ:  # these ranks must not outlive the command that started them
         end_with_parent()
-    with StopRequest() as stop:
+    with StopRequest(last=True) as stop:
         try:
             config = _frozen_in(arguments.run_dir)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one

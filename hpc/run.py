@@ -13,7 +13,7 @@ from hpc import data, device, exchange, network, optimizer
 from hpc.checkpoint import Checkpoints
 from hpc.comm import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
-from hpc.config.read import run_id, to_yaml
+from hpc.config.read import flatten, run_id, to_values, to_yaml
 from hpc.config.root import Config
 from hpc.data import Feed
 from hpc.engine import Engine, Parts, Stop
@@ -21,7 +21,8 @@ from hpc.errors import ConfigError, RunError
 from hpc.failure import STOPPED
 from hpc.heartbeat import Heartbeat
 from hpc.objective import Objective
-from hpc.progress import Silent, Unfailing, say, show, stream
+from hpc.output import Unfailing, say, stream
+from hpc.progress import Silent, show
 from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.signals import StopRequest
@@ -65,6 +66,7 @@ def run(config: Config, comm: Communicator, stop: StopRequest, *, progress: str 
 
 def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Any]:
     """Everything between a configuration and the first step."""
+    _compare_configs(config, comm)
     if comm.rank == 0:
         if trained(Path(config.run_dir)):  # again, now that the folder is held: another start may have been quicker
             check_same(config)
@@ -103,7 +105,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     here = device.choose(config.compute, comm)
     dataset = data.load(config.data, config.seed)
     identity, fingerprint = run_id(config), dataset.fingerprint()
-    _compare(comm, identity, fingerprint)
+    _compare_data(fingerprint, comm)
     channels_last = config.compute.channels_last
     feed = Feed(
         dataset,
@@ -155,13 +157,22 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     )
 
 
-def _compare(comm: Communicator, identity: str, fingerprint: str) -> None:
-    """Ranks that train different things would spoil each other's work in silence: another file, another node's copy."""
-    everyone = comm.gather([identity, fingerprint], "compare what the ranks train")
-    for rank, (other, samples) in enumerate(everyone):
-        if other != everyone[0][0]:
-            raise ConfigError(f"rank {rank} has another configuration than rank 0; give all ranks the same one")
-        if samples != everyone[0][1]:
+def _compare_configs(config: Config, comm: Communicator) -> None:
+    """Ranks that train different things would spoil each other's work; those that meet at other places, hang."""
+    mine = {key: value for key, value in flatten(to_values(config)).items() if key not in {"run_dir", "data.root"}}
+    everyone = comm.gather(mine, "compare configurations")
+    for rank, theirs in enumerate(everyone):
+        first, missing = everyone[0], "(not set)"
+        if keys := sorted(key for key in first.keys() | theirs.keys() if first.get(key) != theirs.get(key)):
+            listed = ", ".join(f"{key} {theirs.get(key, missing)!r}, not {first.get(key, missing)!r}" for key in keys)
+            raise ConfigError(f"rank {rank} has another configuration than rank 0 ({listed}); give all the same one")
+
+
+def _compare_data(fingerprint: str, comm: Communicator) -> None:
+    """The same name may be another file on another node."""
+    everyone = comm.gather(fingerprint, "compare the data")
+    for rank, theirs in enumerate(everyone):
+        if theirs != everyone[0]:
             raise ConfigError(
                 f"data: rank {rank} reads other samples than rank 0, under the same configuration; "
                 f"make the copies of the data set on their machines alike"

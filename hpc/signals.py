@@ -14,9 +14,14 @@ class StopRequest:
     """A flag that signals set; the loop reads it between steps. A second Ctrl-C ends the process at once.
 
     A context manager: handlers are installed inside and put back after.
+
+    Args:
+        last: nothing but the end of the process comes after, which takes a while with torch and MPI. Signals are then
+            ignored from there on: the exit code is known, and one more signal must not change it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, last: bool = False) -> None:
+        self._last = last
         self.requested = False
         self.name = ""
         self._before: dict[int, object] = {}
@@ -26,13 +31,15 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, before in self._before.items():
+            handler = signal.SIG_IGN if self._last else before
             if handler is not None:  # None: one that was installed outside Python, which cannot be put back
                 signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested and self.name == "SIGINT":
-            os.write(2, b"interrupted twice: ending without a checkpoint\n")
+            if sys.stderr is not None:  # descriptor 2 may belong to another file
+                os.write(2, b"interrupted twice: ending without a checkpoint\n")
             os._exit(130)
         self.requested, self.name = True, signal.Signals(number).name
 

@@ -12,7 +12,7 @@ ENDED_BY: Final = signal.SIGALRM
 # It reads from a pipe that only the watched process holds: the end of the watch, or of that process, ends it too.
 _WATCH: Final = """
 import os, select, sys
-if not select.select([0], [], [], float(sys.argv[2]))[0]:
+if not select.select([0], [], [], min(float(sys.argv[2]), 1e9))[0]:
     os.write(2, sys.argv[4].encode())
     os.kill(int(sys.argv[1]), int(sys.argv[3]))
 """

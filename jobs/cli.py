@@ -9,6 +9,7 @@ import typer
 from hpc.config.launcher import promise
 from hpc.config.root import Progress
 from hpc.errors import ConfigError, RunError
+from hpc.output import lead_nowhere, say
 
 # The base of what Typer raises for a wrong command line: click's class, or that of the copy of click which
 # newer versions of Typer bring along. It has no public name that holds for both.
@@ -98,6 +99,8 @@ def main() -> None:
     try:
         # A command's typer.Exit comes back as its code.
         code = app(arguments or ["--help"], prog_name="structlearn", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         sys.exit(code if arguments else 2)
     except typer.Abort:
         sys.exit(130)
@@ -108,6 +111,10 @@ def main() -> None:
     except RunError as error:
         _say(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:  # where nobody reads what was asked for; a run does not mind
+        _say(f"the output cannot be written ({error.strerror}); send it elsewhere")
+        lead_nowhere(sys.stdout)
+        sys.exit(1)
 
 
 def _say(message: str) -> None:
@@ -117,4 +124,4 @@ def _say(message: str) -> None:
     except ConfigError:  # it cannot be understood, and the message says so
         made = None
     if made is None or not made.rank:
-        typer.echo(f"structlearn: {message}", err=True)
+        say(f"structlearn: {message}", sys.stderr)

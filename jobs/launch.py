@@ -1,6 +1,8 @@
 """Start local MPI ranks, pass signals on to them, and leave none behind."""
 
+import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -9,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, TextIO
 
 from hpc.config.devices import cpu_cores
 from hpc.config.launcher import OUR_LAUNCHER
@@ -62,6 +64,8 @@ class Ended(NamedTuple):
     """The exit code of the first that failed, as mpiexec gives it; 128 + n for a signal."""
     asked: bool
     """Has somebody asked them to stop?"""
+    twice: bool = False
+    """Twice by Ctrl-C: they were ended at once."""
 
 
 def launch(ranks: int, program: Sequence[str], stop: StopRequest) -> Ended:
@@ -85,16 +89,16 @@ def launch(ranks: int, program: Sequence[str], stop: StopRequest) -> Ended:
             child.send_signal(signal.SIGUSR1)
 
     # Signals wait while mpiexec is being started: none is lost between the old handlers and the new.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         if stop.requested:
             return Ended(0, asked=True)
         child = _start(line, environment(ranks))
-        outputs = ((child.stdout, 1), (child.stderr, 2))
+        outputs = ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
         passing_on = [threading.Thread(target=_pass_on, args=output, daemon=True) for output in outputs]
         before = {number: signal.signal(number, forward) for number in SIGNALS}
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for thread in passing_on:
         thread.start()
     try:
@@ -104,7 +108,7 @@ def launch(ranks: int, program: Sequence[str], stop: StopRequest) -> Ended:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return Ended(code if code >= 0 else 128 - code, asked)
+    return Ended(code if code >= 0 else 128 - code, asked, len(interrupts) > 1)
 
 
 def _start(line: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -119,16 +123,20 @@ def _start(line: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(line, env=env, stdout=pipe, stderr=pipe, preexec_fn=prepare, process_group=0)  # noqa: PLW1509 - prctl has no other door
 
 
-def _pass_on(pipe: IO[bytes], descriptor: int) -> None:
+def _pass_on(pipe: IO[bytes], out: TextIO | None) -> None:
     """Hand what the ranks print to our own output, as long as somebody reads it.
 
     MPICH's mpiexec dies of an output that it cannot write (``| head``, a full disk), and the ranks with it.
     """
-    readable = True
+    descriptor = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or not a file
+        descriptor = out.fileno()  # type: ignore[union-attr]
     with pipe:
         while text := os.read(pipe.fileno(), 1 << 16):
-            while readable and text:
+            while descriptor is not None and text:
                 try:
                     text = text[os.write(descriptor, text) :]
+                except BlockingIOError:  # a terminal that is busy
+                    select.select([], [descriptor], [])
                 except OSError:
-                    readable = False
+                    descriptor = None

@@ -13,6 +13,7 @@ from hpc.config.launcher import Promise, promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
+from hpc.output import say
 from hpc.signals import StopRequest
 from jobs.launch import find_mpiexec, launch
 
@@ -34,7 +35,7 @@ def train(
     if print_config:
         print(to_yaml(read(path, overrides)), end="")  # noqa: T201 - the answer
         return 0
-    with StopRequest() as stop:  # from now on a signal means: stop where the run can go on later
+    with StopRequest(last=True) as stop:  # from now on a signal means: stop where the run can go on later
         launcher = promise()
         try:
             return _train(path, overrides, launcher, ranks, stop, progress=progress, as_json=as_json)
@@ -98,7 +99,7 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     that of a signal (2 for Ctrl-C), or 0 for ranks that it cleaned up. The folder's status says what happened.
     """
     began = time.time()
-    code, asked = launch(ranks, program, stop)
+    code, asked, twice = launch(ranks, program, stop)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:
@@ -108,11 +109,15 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     if code in {1, 2, 75} and not asked:
         return code
     goes_on = resumable(run_dir)
+    remedy = f"run the same command again to {'go on from the last checkpoint' if goes_on else 'start over'}"
+    if twice:
+        say(f"structlearn: interrupted twice, ended without a checkpoint; {remedy}", sys.stderr)
+        return 130
     message = f"a rank was ended by a signal (mpiexec returned {code}): killed, out of memory, or as said above"
     if asked:  # ranks that are still starting cannot do more than end
         message = "stopped while the ranks were starting"
     code = 75 if goes_on or asked else 1
-    ended(run_dir, "stopped" if code == 75 else "failed", message, code)
-    remedy = "go on from the last checkpoint" if goes_on else "start over"
-    print(f"structlearn: {message}; run the same command again to {remedy}", file=sys.stderr)  # noqa: T201
+    if status.get("state") != "done":  # a run that is done stays done, whatever becomes of a second start
+        ended(run_dir, "stopped" if code == 75 else "failed", message, code)
+    say(f"structlearn: {message}; {remedy}", sys.stderr)
     return code

@@ -1,13 +1,16 @@
 """What all tests share: ranks of MPI as a fixture, and a run compared with another bit for bit."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hpc.signals import SIGNALS
 
 ROOT = Path(__file__).parent.parent
 Started = subprocess.CompletedProcess[str]
@@ -20,12 +23,23 @@ def environment() -> dict[str, str]:
     return env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """A command that ends ignores signals from there on; the tests go on."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., Started]:
     """Run ``structlearn train`` with overrides; a run that hangs is an error after two minutes."""
 
-    def run(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> Started:
-        command = [sys.executable, "-m", "jobs", "train", *arguments]
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "jobs"), **options: Any
+    ) -> Started:
+        command = [sys.executable, *program, "train", *arguments]
         return subprocess.run(
             command,
             env=environment() | (env or {}),

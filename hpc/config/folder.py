@@ -174,7 +174,8 @@ def read_status(run_dir: Path) -> dict[str, Any]:
 def ended(run_dir: Path, state: str, error: str, exit_code: int) -> None:
     """Add how a run ended to whatever its status said last. Any rank may be the one that fails, or the launcher."""
     how = {"state": state, "error": error, "exit_code": exit_code, "heartbeat": time.time()}
-    status = {**read_status(run_dir), **how}
+    before = {key: value for key, value in read_status(run_dir).items() if key != "ended_by"}
+    status = {**before, **how}
     write_atomically(run_dir / STATUS, json.dumps(status, indent=1) + "\n")
 
 

@@ -56,7 +56,21 @@ def test_a_signal_while_torch_is_loaded_stops_the_run(number, ranks, train, tmp_
 @pytest.mark.parallel
 def test_ranks_with_different_samples_are_refused(ranks, tmp_path):
     """One file on every node, under one name: nobody looks into all of them."""
-    program = tmp_path / "each_its_own.py"
+    program = at_home(tmp_path)
+    for rank in range(2):
+        table(tmp_path / str(rank) / "table.csv", seed=rank)
+    options = ("--data.name", "tabular", "--data.root", "table.csv", "--data.task", "regression")
+    run = (*options, "--data.target", "[y]", "--model.widths", "[4]", "--data.batch_size", "8")
+    done = ranks(2, str(program), "train", *run, "--run_dir", str(tmp_path / "run"))
+    assert done.returncode == 2, done.stderr
+    assert "rank 1 reads other samples than rank 0" in done.stderr
+
+
+def at_home(folder):
+    """A program that starts each of two ranks in a folder of its own, as if on nodes that share nothing."""
+    for rank in range(2):
+        (folder / str(rank)).mkdir()
+    program = folder / "each_its_own.py"
     program.write_text(
         "import os, sys\n"
         "rank = os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK'))\n"
@@ -64,14 +78,7 @@ def test_ranks_with_different_samples_are_refused(ranks, tmp_path):
         "from jobs.cli import main\n"
         "main()\n"
     )
-    for rank in range(2):
-        (tmp_path / str(rank)).mkdir()
-        table(tmp_path / str(rank) / "table.csv", seed=rank)
-    options = ("--data.name", "tabular", "--data.root", "table.csv", "--data.task", "regression")
-    run = (*options, "--data.target", "[y]", "--model.widths", "[4]", "--data.batch_size", "8")
-    done = ranks(2, str(program), "train", *run, "--run_dir", str(tmp_path / "run"))
-    assert done.returncode == 2, done.stderr
-    assert "rank 1 reads other samples than rank 0" in done.stderr
+    return program
 
 
 def table(path, seed):
@@ -100,3 +107,62 @@ def test_a_run_whose_output_nobody_can_read_trains_on(progress, number, train, t
         done = train(*SMALL, "--run_dir", "run", "--progress", progress, "--ranks", number, stdout=full)
     assert done.returncode == 0, done.stderr
     assert state(tmp_path / "run") == "done"
+
+
+@pytest.mark.parallel
+def test_ranks_that_do_not_share_the_run_folder_are_refused(ranks, tmp_path):
+    """Each would keep its part of every checkpoint, and none could be loaded."""
+    program = at_home(tmp_path)
+    done = ranks(2, str(program), "train", *SMALL, "--run_dir", "run")
+    assert done.returncode == 2, done.stderr
+    assert "rank 1 does not see the run of rank 0" in done.stderr
+
+
+@pytest.mark.parallel
+def test_ranks_that_would_meet_at_other_places_are_refused(ranks, tmp_path):
+    """Nothing of the result depends on this key; the collectives do."""
+    program = tmp_path / "own_key.py"
+    program.write_text(
+        "import os, sys\n"
+        "rank = os.environ.get('PMI_RANK', os.environ.get('OMPI_COMM_WORLD_RANK'))\n"
+        "sys.argv += ['--checkpoint.every_epochs', str(int(rank) + 1)]\n"
+        "from jobs.cli import main\n"
+        "main()\n"
+    )
+    done = ranks(2, str(program), "train", *SMALL, "--run_dir", str(tmp_path / "run"))
+    assert done.returncode == 2, done.stderr
+    assert "rank 1 has another configuration than rank 0 (checkpoint.every_epochs 2, not 1)" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["stopped", "done"])
+def test_signals_at_the_end_do_not_change_the_exit_code(after, train, tmp_path):
+    """A second scancel, or the grace signal after a preemption, comes while torch and MPI are taken down."""
+    program = tmp_path / "slow_end.py"
+    program.write_text(
+        "import atexit, os, signal, sys, time\n"
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.1)))\n"
+        "from jobs.cli import main\n"
+        "main()\n"
+    )
+    env = EARLY | {"EARLY": "torch term 0"} if after == "stopped" else {}
+    done = train(*SMALL, "--run_dir", "run", env=env, program=(str(program),))
+    assert done.returncode == (75 if after == "stopped" else 0), done.stderr
+    assert state(tmp_path / "run") == after
+
+
+@pytest.mark.parallel
+def test_a_run_that_is_done_stays_done(train, tmp_path):
+    """Whatever becomes of a second start."""
+    options = (*SMALL, "--run_dir", str(tmp_path / "run"), "--ranks", "2")
+    assert train(*options).returncode == 0
+    again = train(*options, env=EARLY | {"EARLY": "torch kill 1"})
+    assert again.returncode == 75, again.stderr
+    assert state(tmp_path / "run") == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "code"), [(("--epochs", "x"), 2), (("--print_config",), 1)])
+def test_a_message_that_nobody_can_read_changes_no_exit_code(arguments, code, train):
+    with Path("/dev/full").open("w") as full:
+        assert train(*arguments, stdout=full, stderr=full).returncode == code

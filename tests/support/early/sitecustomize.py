@@ -1,6 +1,6 @@
 """Make trouble while a rank starts: when it first looks for torch, or for mpi4py.
 
-EARLY="torch raise 1": rank 1 cannot load torch. Others: mpi4py, term (a signal), sleep.
+EARLY="torch raise 1": rank 1 cannot load torch. Others: mpi4py, term (a signal), kill, sleep.
 """
 
 import builtins
@@ -24,6 +24,8 @@ def early(name, *rest, **more):
 def make(kind):
     if kind == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+    elif kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "sleep":
         time.sleep(60)
     elif kind == "raise":

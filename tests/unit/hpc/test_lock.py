@@ -10,7 +10,7 @@ import pytest
 
 from hpc import lock
 from hpc.comm import Alone
-from hpc.errors import RunError
+from hpc.errors import ConfigError, RunError
 from hpc.lock import alone_in
 
 ROOT = Path(lock.__file__).parent.parent
@@ -110,21 +110,36 @@ def test_no_file_stays_open_when_the_lock_is_refused(tmp_path, taken):
 
 
 class Second(Alone):
-    """A rank that is not the first: it hears what rank 0 found."""
+    """A rank that is not the first: it hears what rank 0 found, and what it has written into the folder."""
 
     rank, size = 1, 2
 
-    def __init__(self, problem: str | None) -> None:
-        self.problem = problem
+    def __init__(self, problem: str | None, mark: str) -> None:
+        self.of_rank_0 = {"lock the run folder": [problem, mark], "look for the run folder": mark}
 
     def gather(self, value, what):
-        return [self.problem, value]
+        return [self.of_rank_0[what], value]
 
 
 def test_only_the_first_rank_locks_and_all_of_them_refuse(tmp_path, taken):
-    with alone_in(tmp_path, Second(None)):
+    (tmp_path / ".lock").write_text("mark")  # it does not take the lock, though another has it
+    with alone_in(tmp_path, Second(None, "mark")):
         pass
-    with pytest.raises(RunError, match="taken"), alone_in(tmp_path, Second("taken")):
+    with pytest.raises(RunError, match="taken"), alone_in(tmp_path, Second("taken", "")):
+        raise AssertionError("this rank must not go on")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_rank_that_does_not_see_the_folder_of_the_first_refuses(there, tmp_path, monkeypatch):
+    """Another folder of the same name, or none: after some patience, for a network file system may be late."""
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+        (folder / ".lock").write_text("of another run")
+    clock = iter(range(100))
+    monkeypatch.setattr(lock.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
+    with pytest.raises(ConfigError, match="rank 1 does not see"), alone_in(folder, Second(None, "mark")):
         raise AssertionError("this rank must not go on")
 
 

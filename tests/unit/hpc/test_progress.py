@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from hpc import progress as module
+from hpc.output import say, stream
 from hpc.progress import (
     BAR_EVERY_S,
     EPOCH_EVERY_S,
@@ -26,9 +27,7 @@ from hpc.progress import (
     Silent,
     duration,
     fold,
-    say,
     show,
-    stream,
 )
 
 
@@ -419,7 +418,8 @@ def test_a_whole_run_in_lines_counts_down(out, clock):
 
 PROGRAM = """
 import sys
-from hpc.progress import say, show, stream
+from hpc.output import say, stream
+from hpc.progress import show
 
 shown = show(sys.argv[1], epochs=2, steps=20, first_step=0, samples_per_step=1, out=stream(False))
 shown.tell("here we go")

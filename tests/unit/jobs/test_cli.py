@@ -158,10 +158,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
     monkeypatch.setattr(train, "find_spec", lambda name: name)
     monkeypatch.setattr(train, "find_mpiexec", lambda: Path("mpiexec"))
 
-    def launch(ranks: int, line: list[str], _stop: object) -> tuple[int, bool]:
+    def launch(ranks: int, line: list[str], _stop: object) -> tuple[int, bool, bool]:
         calls.append((ranks, list(line)))
         ended(Path(line[3]), "done", "", 0)
-        return 0, False
+        return 0, False, False
 
     monkeypatch.setattr(train, "launch", launch)
     return calls

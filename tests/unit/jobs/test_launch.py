@@ -13,7 +13,7 @@ import pytest
 from hpc.errors import ConfigError
 from hpc.signals import StopRequest
 from jobs import launch as module
-from jobs.launch import command, environment, find_mpiexec, launch
+from jobs.launch import Ended, command, environment, find_mpiexec, launch
 
 MPICH = "HYDRA build details:\n    Version: 5.0.2\n"
 OPEN_MPI = ["mpiexec (OpenRTE) 4.1.6\n", "mpirun (Open MPI) 5.0.3\n", "mpiexec (PRRTE) 3.0\n"]
@@ -93,7 +93,7 @@ def test_cores_are_shared_out(cores: int, ranks: int, threads: str, monkeypatch:
 )
 def test_exit_codes_come_through(text: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_mpiexec", lambda: fake(tmp_path, MPICH))
-    assert launch(2, [sys.executable, "-c", text], StopRequest()) == (code, False)
+    assert launch(2, [sys.executable, "-c", text], StopRequest()) == Ended(code, asked=False)
 
 
 def test_nothing_is_started_where_a_stop_was_asked_for_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_ranks_outlive_an_output_that_cannot_be_written(
         os.dup2(before, 1)
         os.close(before)
         os.close(full)
-    assert ended == (0, False)
+    assert ended == Ended(0, asked=False)
     assert capfd.readouterr().err == "end\n"
 
 
@@ -151,9 +151,9 @@ def test_signals_are_passed_on(
     # Were the launcher to take no notice, the signal would end this process: it must not.
     sender = threading.Thread(target=send)
     sender.start()
-    code, asked = launch(2, [sys.executable, "-u", "-c", WAIT, str(ready)], StopRequest())
+    code, asked, twice = launch(2, [sys.executable, "-u", "-c", WAIT, str(ready)], StopRequest())
     sender.join()
-    assert (code, asked, capfd.readouterr().out.strip()) == (3, True, came)
+    assert (code, asked, twice, capfd.readouterr().out.strip()) == (3, True, False, came)
     assert signal.getsignal(getattr(signal, sent)) == before
 
 
