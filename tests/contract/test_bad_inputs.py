@@ -24,8 +24,8 @@ from torch import nn
 def build(input_shape, outputs):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
 """
-CHANGES = {"run/status.json"}
-"""It says what happened last, also when that was a failure."""
+CHANGES = {"run/status.json", "run/.lock"}
+"""One says what happened last, also when that was a failure; the other which start holds the folder."""
 
 
 @pytest.fixture(scope="module")
