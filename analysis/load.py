@@ -52,6 +52,8 @@ class Records:
         profile: One row for each run and epoch: seconds by phase.
         steps: One row for each recorded step.
         consensus: One row for each time the distance between ranks was measured.
+        ranks: One row for each run and rank: what the rank's own network reaches at the end.
+        resized: One row for each time a run went on with another number of ranks.
         structure: One row for each run, epoch and layer.
         alrao: One row for each run, record and output layer.
         rates: One row for each run, layer and unit.
@@ -66,6 +68,8 @@ class Records:
     profile: pd.DataFrame
     steps: pd.DataFrame
     consensus: pd.DataFrame
+    ranks: pd.DataFrame
+    resized: pd.DataFrame
     structure: pd.DataFrame
     alrao: pd.DataFrame
     rates: pd.DataFrame

@@ -59,6 +59,14 @@ REQUIRED: Final[dict[str, dict[str, Kind]]] = {
 OPTIONAL: Final[dict[str, dict[str, Kind]]] = {
     "steps": {"step": "integer", "loss": "float"},
     "consensus": {"step": "integer", "error": "float"},
+    "ranks": {  # the ranks' own networks, at the end
+        "rank": "integer",
+        "valid_loss": "float",
+        "valid_accuracy": "float",
+        "test_loss": "float",
+        "test_accuracy": "float",
+    },
+    "resized": {"step": "integer", "ranks_before": "integer", "ranks": "integer"},
 }
 
 # Groups that are no set of columns; `read.py` takes them apart.

@@ -61,7 +61,9 @@ def sides(model: dict[str, object], batch: int, folder: Path) -> Iterator[dict[s
         start = time.perf_counter()
         engine._train_epoch()  # noqa: SLF001 - what is measured
         engine.place.epoch += 1
-        return (time.perf_counter() - start) / STEPS
+        seconds = (time.perf_counter() - start) / STEPS
+        engine._mean_losses()  # noqa: SLF001 - the end of the epoch, outside on both sides
+        return seconds
 
     def by_hand() -> float:
         start = time.perf_counter()

@@ -14,7 +14,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,12 @@ class Loaded:
     step: int
     shared: Any
     own: Any
-    passed_over: tuple[str, ...]
+    """This rank's state; None where another number of ranks wrote it."""
+    world_size: int
+    """How many did."""
+    read: Callable[[int], Any]
+    """Reads the state of one of them."""
+    passed_over: tuple[str, ...] = ()
     """Newer checkpoints that were damaged, one sentence each."""
 
 
@@ -87,8 +92,11 @@ class Checkpoints:
         if self._comm.rank == 0:
             self._prune()
 
-    def load(self) -> Loaded | None:
+    def load(self, *, elastic: bool = False) -> Loaded | None:
         """The newest checkpoint that every rank finds whole; None where no complete one was ever written.
+
+        Args:
+            elastic: one that another number of ranks wrote will do, too.
 
         Raises:
             RunError: there are checkpoints, but none is whole, or they belong to another run or number of ranks.
@@ -96,11 +104,11 @@ class Checkpoints:
         names = self._comm.gather(sorted(path.parent.name for path in self._committed()), "list checkpoints")[0]
         passed_over: list[str] = []
         for name in reversed(names):
-            loaded, problem = self._try(self._folder / name)
+            loaded, problem = self._try(self._folder / name, elastic=elastic)
             problems = [text for text in self._comm.gather(problem, "check a checkpoint") if text]
             if loaded is not None and not problems:
                 self._set_aside(name, names)
-                return Loaded(loaded[0], loaded[1], loaded[2], tuple(passed_over))
+                return replace(loaded, passed_over=tuple(passed_over))
             passed_over.append(f"checkpoint {name} is passed over: {'; '.join(dict.fromkeys(problems))}")
         if names:
             listed = "\n  ".join(passed_over)
@@ -144,25 +152,32 @@ class Checkpoints:
             return [f"rank 0: {_reason(error, folder)}"]
         return []
 
-    def _try(self, folder: Path) -> tuple[tuple[int, Any, Any] | None, str | None]:
-        """This rank's part of a checkpoint, or what is wrong with it. A foreign run is an error, not a fallback."""
+    def _try(self, folder: Path, *, elastic: bool) -> tuple[Loaded | None, str | None]:
+        """A checkpoint, or what is wrong with this rank's part of it. A foreign run is an error, not a fallback."""
         try:
             manifest = _read_manifest(folder / MANIFEST)
-            self._refuse_foreign(manifest, folder)
-            name = f"rank-{self._comm.rank:04d}.h5"
+            self._refuse_foreign(manifest, folder, elastic=elastic)
+            before = manifest["world_size"]
+
+            def read(rank: int) -> Any:
+                name = f"rank-{rank:04d}.h5"
+                return tensorfile.read(folder / name, manifest["files"][name])
+
             shared = tensorfile.read(folder / SHARED, manifest["files"][SHARED])
-            own = tensorfile.read(folder / name, manifest["files"][name])
+            own = read(self._comm.rank) if before == self._comm.size else None
+            for rank in range(before) if own is None else ():
+                read(rank)  # verifies it; there may be many, so none is kept
         except DamagedFileError as error:
             return None, str(error)
-        return (manifest["step"], shared, own), None
+        return Loaded(manifest["step"], shared, own, before, read), None
 
-    def _refuse_foreign(self, manifest: dict[str, Any], folder: Path) -> None:
+    def _refuse_foreign(self, manifest: dict[str, Any], folder: Path, *, elastic: bool) -> None:
         if manifest["run_id"] != self._run_id:
             raise RunError(
                 f"{folder}: belongs to run {manifest['run_id']}, but this is run {self._run_id}; "
                 f"each run needs a run_dir of its own"
             )
-        if manifest["world_size"] != self._comm.size:
+        if manifest["world_size"] != self._comm.size and not elastic:
             raise RunError(
                 f"{folder}: written by {manifest['world_size']} rank(s), but {self._comm.size} were started; "
                 f"start {manifest['world_size']}, or choose another run_dir"

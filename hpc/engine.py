@@ -13,13 +13,15 @@ from torch.optim import Optimizer
 
 from hpc.checkpoint import Checkpoints, Loaded
 from hpc.clock import Clock
-from hpc.comm import Communicator
+from hpc.comm import Alone, Communicator
 from hpc.config.root import Config
 from hpc.data import Feed
 from hpc.errors import ConfigError, RunError
 from hpc.evaluate import Score, evaluate
-from hpc.exchange import Exchange
+from hpc.exchange import Exchange, Pause
 from hpc.heartbeat import Heartbeat
+from hpc.losses import Losses
+from hpc.merge import merge
 from hpc.objective import Model, Objective
 from hpc.progress import Shown, duration
 from hpc.record import Record
@@ -82,7 +84,9 @@ class Engine:
         self._forward: Model = torch.compile(parts.model) if config.compute.compile else parts.model
         self._clip = config.optimizer.clip_norm
         self._clock = Clock(parts.device)
-        self._losses = torch.zeros(self._steps, device=parts.device)
+        self.taken = 0
+        """Steps that this rank has made: the same on all ranks, unless they train at their own speed."""
+        self._losses = Losses(self._steps, parts.device)
         self._base_lrs = [group["lr"] for group in parts.optimizer.param_groups]
         self._started = self._resumed_at = time.monotonic()
         self._resumed_step = 0
@@ -101,7 +105,7 @@ class Engine:
             self._beat("starting")
         self.parts.model.train()
         while not self.place.ended_by:
-            if not self._train_epoch():
+            if self._train_epoch() is Pause.STOP:
                 self._save()
                 self.parts.exchange.close()
                 return self._finish("stopped", "signal")
@@ -111,15 +115,27 @@ class Engine:
 
     # --- one epoch -------------------------------------------------------------------------------------
 
-    def _train_epoch(self) -> bool:
-        """The rest of the epoch. False when the ranks agreed to stop before its end."""
+    def _train_epoch(self) -> Pause:
+        """The rest of the epoch: EPOCH, or STOP when the ranks agreed to stop before its end."""
+        exchange, place = self.parts.exchange, self.place
+        while True:
+            exchange.resume(place.epoch, self.taken)
+            pause = self._train()
+            exchange.quiesce()
+            place.step = exchange.made(self.taken)
+            if pause is not Pause.SAVE:
+                return pause
+            self._save()
+
+    def _train(self) -> Pause:
+        """Train until the ranks pause; why they do."""
         parts, place, clock = self.parts, self.place, self._clock
         model, optimizer, exchange = parts.model, parts.optimizer, parts.exchange
-        every = parts.config.checkpoint.every_steps
-        first = place.step - place.epoch * self._steps
+        if not exchange.trains:
+            return self._attend()
         self._set_rates()
         clock.enter("data")
-        for index, (inputs, targets) in enumerate(parts.feed.epoch(place.epoch, first), first):
+        for inputs, targets in parts.feed.batches(self.taken):
             if self.schedule.changes_within_epoch(place.step):
                 self._set_rates()
             clock.enter("forward")
@@ -133,20 +149,29 @@ class Engine:
                 nn.utils.clip_grad_norm_(model.parameters(), self._clip, foreach=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            self._losses[index].copy_(loss.detach())
+            self._losses.add(loss.detach())
             clock.enter("exchange")
-            place.step += 1
-            exchange.after_step(place.step)
-            stop = exchange.stop_agreed(place.step, parts.stop.requested)
+            self.taken += 1
+            exchange.after_step(self.taken)
+            pause = exchange.pause(self.taken, requested=parts.stop.requested)
             clock.enter("")
-            if every and place.step % every == 0:
-                self._save()
-            self._show(index)
-            if stop:
-                return False
+            place.step = exchange.made(self.taken)
+            self._show()
+            if pause is not None:
+                return pause
             clock.enter("data")
-        clock.enter("")
-        return True
+        raise AssertionError("batches never end")
+
+    def _attend(self) -> Pause:
+        """Serve those who train, until all ranks pause; why they do."""
+        exchange, stop = self.parts.exchange, self.parts.stop
+        self._clock.enter("exchange")
+        while (pause := exchange.pause(self.taken, requested=stop.requested)) is None:
+            exchange.attend()
+            self.place.step = exchange.made(self.taken)
+            self._show()
+        self._clock.enter("")
+        return pause
 
     def _end_epoch(self) -> None:
         """Evaluate, decide whether to go on, record, checkpoint."""
@@ -158,10 +183,12 @@ class Engine:
         parts.model.eval()
         with parts.exchange.consensus():
             valid, test = self._evaluate("valid"), self._evaluate("test")
-        parts.model.train()
         place.epoch += 1
         self.schedule.after_epoch(valid.loss)
         place.ended_by = self._ending(train_loss, valid)
+        if place.ended_by and not parts.exchange.replicated and parts.comm.size > 1:
+            self._evaluate_each_rank()
+        parts.model.train()
         self._clock.enter("")
         place.seconds = time.monotonic() - self._started
         self.record["epochs"].append(
@@ -177,6 +204,9 @@ class Engine:
             lr=lr,
         )
         self._record_exchange()
+        for step, error in parts.exchange.consensus_errors:
+            self.record["consensus"].append(step=step, error=error)
+        parts.exchange.consensus_errors.clear()
         self.record["profile"].append(**self._clock.take())
         if place.ended_by or place.epoch % config.checkpoint.every_epochs == 0:
             self._save()
@@ -188,6 +218,19 @@ class Engine:
         parts = self.parts
         return evaluate(self._forward, parts.feed.evaluation(part), parts.objective, parts.comm, part)
 
+    def _evaluate_each_rank(self) -> None:
+        """The networks that the ranks hold themselves, beside the one they stand for together."""
+        parts = self.parts
+        scores = [
+            evaluate(self._forward, parts.feed.evaluation(part, whole=True), parts.objective, Alone(), part)
+            for part in (("valid", "test") if parts.exchange.trains else ())
+        ]
+        numbers = [number for score in scores for number in score] or [math.nan] * 4  # a master has no network
+        everyone = parts.comm.gather(numbers, "evaluate each rank")
+        columns = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy")
+        for rank, numbers in enumerate(everyone):
+            self.record["ranks"].append(rank=rank, **dict(zip(columns, numbers, strict=True)))
+
     def _ending(self, train_loss: float, valid: Score) -> str:
         """Why the run ends after this epoch, or nothing. All ranks see the same numbers."""
         if not math.isfinite(train_loss):
@@ -197,18 +240,12 @@ class Engine:
         return "epochs" if self.place.epoch >= self.parts.config.epochs else ""
 
     def _mean_losses(self) -> float:
-        """The epoch's mean training loss over all ranks; the rows of /steps where they are asked for.
-
-        Every batch has the same number of samples, so the mean of their means is the mean.
-        """
-        losses = self._losses.double().cpu()
-        self.parts.comm.sum_(losses, "average the training loss")
-        losses /= self.parts.comm.size
-        first = self.place.epoch * self._steps
-        if every := self.parts.config.record.every_steps:
-            for end in range(every, self._steps + 1, every):
-                self.record["steps"].append(step=first + end, loss=float(losses[end - every : end].mean()))
-        return float(losses.mean())
+        """The mean training loss since the last evaluation; the rows of /steps where they are asked for."""
+        every = self.parts.config.record.every_steps
+        mean, spans = self._losses.take(self.parts.comm, every)
+        for number, loss in enumerate(spans, 1):
+            self.record["steps"].append(step=self.place.epoch * self._steps + number * (every or 0), loss=loss)
+        return mean
 
     def _record_exchange(self) -> None:
         """One row a rank, as of now."""
@@ -224,10 +261,10 @@ class Engine:
 
     # --- what is seen ----------------------------------------------------------------------------------
 
-    def _show(self, index: int) -> None:
+    def _show(self) -> None:
         place, shown = self.place, self.shown
         if shown is not None and shown.due():
-            shown.step(place.epoch + 1, place.step, float(self._losses[index]))
+            shown.step(place.epoch + 1, place.step, self._losses.last())
         if self.parts.heartbeat.due():
             self._beat("training")
 
@@ -243,7 +280,7 @@ class Engine:
             step=place.step,
             steps_planned=steps,
             seconds=round(now - self._started, 3),
-            samples_per_second=round(config.data.batch_size * self.parts.comm.size / pace, 1) if made else None,
+            samples_per_second=round(config.data.batch_size * self.parts.exchange.workers / pace, 1) if made else None,
             seconds_left=round((steps - place.step) * pace, 1) if made else None,
         )
 
@@ -276,7 +313,6 @@ class Engine:
         if self._saved == here:
             return
         self._clock.enter("checkpoint")
-        self.parts.exchange.quiesce()
         self.place.seconds = time.monotonic() - self._started
         shared, own = self._state()
         if self.parts.exchange.replicated:
@@ -308,11 +344,13 @@ class Engine:
             "schedule": self.schedule.state_dict(),
             "patience": self.patience.state_dict() if self.patience else None,
             "samples": parts.fingerprint,
+            "epoch_steps": self._steps * parts.exchange.workers,
         }
         own = {
             "buffers": buffers,
             "exchange": parts.exchange.state_dict(),
-            "losses": self._losses,
+            "losses": self._losses.state_dict(),
+            "taken": self.taken,
             "random": random_state(parts.device),
         }
         (shared if parts.exchange.replicated else own)["network"] = network
@@ -320,7 +358,7 @@ class Engine:
 
     def restore(self, loaded: Loaded) -> None:
         """Go back to where a checkpoint was written. Raises ConfigError where the samples have changed since."""
-        parts, shared, own = self.parts, loaded.shared, loaded.own
+        parts, shared = self.parts, loaded.shared
         if shared["samples"] != parts.fingerprint:
             raise ConfigError(
                 f"data: the samples are not those that this run was trained on until step {loaded.step} (their "
@@ -331,11 +369,31 @@ class Engine:
         self.schedule.load_state_dict(shared["schedule"])
         if self.patience is not None:
             self.patience.load_state_dict(shared["patience"])
+        if loaded.own is not None:
+            self._take_back(shared, loaded.own)
+        else:
+            self._take_over(loaded)
+        self._saved = (self.place.step, self.place.epoch)
+
+    def _take_back(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+        """What this rank held when it wrote the checkpoint."""
+        parts = self.parts
         network = (shared if parts.exchange.replicated else own)["network"]
         parts.model.load_state_dict({**network["parameters"], **own["buffers"]})
         parts.optimizer.load_state_dict(network["optimizer"])
         lay_out_alike(parts.optimizer)
         parts.exchange.load_state_dict(own["exchange"])
-        self._losses.copy_(own["losses"])
+        self._losses.load_state_dict(own["losses"])
+        self.taken = own["taken"]
         set_random_state(own["random"], parts.device)
-        self._saved = (self.place.step, self.place.epoch)
+
+    def _take_over(self, loaded: Loaded) -> None:
+        """Go on from what another number of ranks had come to; the steps are shared out anew."""
+        parts, place, before = self.parts, self.place, loaded.shared["epoch_steps"]
+        steps = merge(loaded, parts.model, parts.optimizer, parts.exchange)
+        within = max(0, steps - place.epoch * before) / before
+        size = parts.comm.size
+        total = round((place.epoch + within) * self._steps * size)
+        self.taken = total // size + (parts.comm.rank < total % size)
+        place.step = total // size
+        self.record["resized"].append(step=place.step, ranks_before=loaded.world_size, ranks=size)

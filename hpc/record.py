@@ -8,8 +8,8 @@ structure, which the format of HDF5 1.10 has and older ones have not. Texts are 
 those of variable length lie in the one place without a checksum.
 
 Schema 1: attributes ``schema_version``, ``run_id``, ``config`` (YAML), ``versions`` (JSON), ``world_size``,
-``state``, ``ended_by``; groups ``epochs``, ``exchange``, ``profile`` and, where asked for, ``steps``, each with
-one equal-length one-dimensional dataset a column.
+``state``, ``ended_by``; groups ``epochs``, ``exchange``, ``profile`` and, where they apply, ``steps``,
+``consensus``, ``ranks`` and ``resized``, each with one equal-length one-dimensional dataset a column.
 """
 
 from collections.abc import Mapping
@@ -56,10 +56,13 @@ COLUMNS: Final[dict[str, dict[str, type]]] = {
         "checkpoint": float,
     },
     "steps": {"step": int, "loss": float},
+    "consensus": {"step": int, "error": float},
+    "ranks": {"rank": int, "valid_loss": float, "valid_accuracy": float, "test_loss": float, "test_accuracy": float},
+    "resized": {"step": int, "ranks_before": int, "ranks": int},
 }
 """Every table's columns and their types, in order. All times are in seconds."""
 
-OPTIONAL: Final = frozenset({"steps"})
+OPTIONAL: Final = frozenset({"steps", "consensus", "ranks", "resized"})
 """Tables that are left out of the file while they are empty."""
 
 

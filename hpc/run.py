@@ -15,9 +15,11 @@ from hpc.comm import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
 from hpc.config.read import flatten, run_id, to_values, to_yaml
 from hpc.config.root import Config
+from hpc.config.training import workers
 from hpc.data import Feed
 from hpc.engine import Engine, Parts, Stop
 from hpc.errors import ConfigError, RunError
+from hpc.exchange import Agenda
 from hpc.failure import STOPPED
 from hpc.heartbeat import Heartbeat
 from hpc.objective import Objective
@@ -75,7 +77,7 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
     shown_early: list[str] = []
     parts = assemble(config, comm, stop, shown_early.append)
     engine = Engine(parts)
-    loaded = parts.checkpoints.load()
+    loaded = parts.checkpoints.load(elastic=parts.exchange.elastic)
     if loaded is not None:
         engine.restore(loaded)
         shown_early += loaded.passed_over
@@ -83,7 +85,8 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
     if comm.rank == 0:
         shown = show(
             progress, epochs=config.epochs, steps=config.epochs * parts.feed.steps_per_epoch,
-            first_step=engine.place.step, samples_per_step=config.data.batch_size * comm.size, out=stream(as_json),
+            first_step=engine.place.step, samples_per_step=config.data.batch_size * parts.exchange.workers,
+            out=stream(as_json),
         )  # fmt: skip
         for text in shown_early:  # a damaged checkpoint is worth saying however little is shown
             say(f"structlearn: {text}", sys.stderr)
@@ -107,13 +110,15 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     identity, fingerprint = run_id(config), dataset.fingerprint()
     _compare_data(fingerprint, comm)
     channels_last = config.compute.channels_last
+    training = workers(config.exchange, comm.size)
+    place = comm.rank - (comm.size - training)  # below 0: the master on a rank of its own, which is rank 0
     feed = Feed(
         dataset,
         config.data,
         here,
         seed=config.seed,
-        rank=comm.rank,
-        world_size=comm.size,
+        rank=place if place >= 0 else None,
+        world_size=training,
         channels_last=channels_last,
     )
     model = network.build(config.model, dataset, config.seed).to(here)
@@ -121,6 +126,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(seed_for(config.seed, "forward", comm.rank))  # dropout differs from rank to rank
     stepper = optimizer.build(config.optimizer, model.parameters())
+    agenda = Agenda(feed.steps_per_epoch, config.checkpoint.every_steps, training)
     facts = {"run_id": identity, "epochs": config.epochs}
 
     def write_record(record: Record, state: str, ended_by: str) -> None:
@@ -146,7 +152,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         device=here,
         model=model,
         optimizer=stepper,
-        exchange=exchange.build(config.exchange, comm, model, stepper),
+        exchange=exchange.build(config, comm, model, stepper, agenda),
         objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs),
         feed=feed,
         fingerprint=fingerprint,

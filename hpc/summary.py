@@ -22,7 +22,7 @@ _WHY: Final = {
 def summarise(engine: Engine, state: str) -> dict[str, Any]:
     """The JSON object of ``--json``, and the status."""
     parts, last = engine.parts, engine.record["epochs"].last()
-    rows = engine.record["exchange"].columns
+    rows, single = engine.record["exchange"].columns, engine.record["ranks"].columns["test_accuracy"]
     summary = {
         "run_dir": parts.config.run_dir,
         "state": state,
@@ -31,6 +31,7 @@ def summarise(engine: Engine, state: str) -> dict[str, Any]:
         "steps": engine.place.step,
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         **{key: _number(last.get(key)) for key in ("test_accuracy", "test_loss", "valid_accuracy")},
+        **({"rank_accuracies": [_number(accuracy) for accuracy in single]} if single else {}),
         "seconds": round(engine.place.seconds, 3),
         "world_size": parts.comm.size,
         "exchange": {key: sum(rows[key]) for key in ("sent", "received", "skipped", "mass")},
@@ -57,6 +58,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
         "parameters": f"{summary['parameters']:,}",
         "valid accuracy": _percent(summary["valid_accuracy"]),
         "test accuracy": _percent(summary["test_accuracy"]),
+        "of single ranks": _single(summary.get("rank_accuracies", [])),
         "test loss": None if summary["test_loss"] is None else f"{summary['test_loss']:.4f}",
         "record": str(run_dir / RECORD),
     }
@@ -65,6 +67,12 @@ def closing_table(summary: dict[str, Any]) -> Table:
         if value is not None:
             table.add_row(name, value)
     return table
+
+
+def _single(accuracies: list[float | None]) -> str | None:
+    """The best and the mean of what the ranks' own networks reach."""
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    return f"best {_percent(max(known))}, mean {_percent(sum(known) / len(known))}" if known else None
 
 
 def _percent(share: float | None) -> str | None:

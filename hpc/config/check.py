@@ -11,9 +11,10 @@ from hpc.config.files import locate
 from hpc.config.folder import check_folder
 from hpc.config.model import AlexNet, Custom, Lstm, Mlp, least_side, small_form
 from hpc.config.peek import peek
+from hpc.config.peers import read_matrix
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
-from hpc.config.training import Plateau, Sgd, Step
+from hpc.config.training import Downpour, Easgd, Gossip, Plateau, Sgd, Step, workers
 from hpc.errors import ConfigError
 
 
@@ -30,7 +31,9 @@ def check(config: Config, local_ranks: int, world_size: int) -> None:
         *_fit(config),
         *_devices(config, local_ranks),
         *_model(config),
-        *_data(config, world_size),
+        *_data(config, workers(config.exchange, world_size)),
+        *_gossip(config, world_size),
+        *_master(config, world_size),
         *_told(lambda: check_folder(config)),
     ]
     if problems:
@@ -93,8 +96,8 @@ def _devices(config: Config, local_ranks: int) -> Iterator[str]:
         )
 
 
-def _data(config: Config, world_size: int) -> Iterator[str]:
-    """Are the files there, with enough samples, and with images that the network can take?"""
+def _data(config: Config, ranks: int) -> Iterator[str]:
+    """Are the files there, with enough samples for all ranks that train, and with images that the network can take?"""
     data = config.data
     try:
         heads = peek(data, locate(data))
@@ -102,10 +105,40 @@ def _data(config: Config, world_size: int) -> Iterator[str]:
         yield from error.problems
         return
     if (samples := heads.samples) is not None:
-        yield from _told(lambda: steps_per_epoch(divide(data, *samples)[0], data.batch_size, world_size))
+        yield from _told(lambda: steps_per_epoch(divide(data, *samples)[0], data.batch_size, ranks))
     if (image := heads.image) is not None and isinstance(data, Images):
         yield from _told(lambda: check_padding(data, *image))
         yield from _images(config, *image)
+
+
+def _gossip(config: Config, world_size: int) -> Iterator[str]:
+    """Do the ranks know whom to gossip with?"""
+    exchange = config.exchange
+    if not isinstance(exchange, Gossip):
+        return
+    if (exchange.peers == "matrix") != (exchange.matrix is not None):
+        yield f"exchange.matrix: got {exchange.matrix}, with exchange.peers: {exchange.peers}; one needs the other"
+    elif (matrix := exchange.matrix) is not None and world_size > 1:
+        yield from _told(lambda: read_matrix(matrix, world_size))
+
+
+def _master(config: Config, world_size: int) -> Iterator[str]:
+    """Is there a rank for the master, and does the centre come to rest?"""
+    exchange = config.exchange
+    if not isinstance(exchange, Easgd | Downpour):
+        return
+    if isinstance(exchange, Downpour) or exchange.mode == "async":
+        if exchange.master == "own" and world_size == 1:
+            yield "exchange.master: own takes a rank that does not train, but there is one only; take two, or beside"
+        return
+    for key, value, default in (("master", exchange.master, "beside"), ("progress", exchange.progress, "thread")):
+        if value != default:
+            yield f"exchange.{key}: {value} is for a master, but exchange.mode: sync has none; leave it out"
+    if exchange.alpha is not None and world_size > 1 and exchange.alpha * world_size > 1:
+        yield (
+            f"exchange.alpha: got {exchange.alpha}, but {world_size} ranks draw the centre at once, and would draw it "
+            f"past them all; use 1 / {world_size} or less, or null for 0.9 / {world_size}"
+        )
 
 
 def _images(config: Config, height: int, width: int) -> Iterator[str]:

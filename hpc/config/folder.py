@@ -18,6 +18,7 @@ from typing import Any, Final
 from hpc.config import yamls
 from hpc.config.read import differences, to_yaml, validate
 from hpc.config.root import Config
+from hpc.config.training import Gossip
 from hpc.errors import ConfigError, RunError
 
 CONFIG: Final = "config.yaml"
@@ -103,7 +104,9 @@ def check_same(config: Config) -> None:
 
 
 def check_ranks(config: Config, ranks: int) -> None:
-    """Refuse to go on with another number of ranks than wrote the newest checkpoint."""
+    """Refuse to go on with another number of ranks than wrote the newest checkpoint, unless they gossip."""
+    if isinstance(config.exchange, Gossip):
+        return
     for manifest in sorted(Path(config.run_dir, CHECKPOINTS).glob("step-*/manifest.json"), reverse=True):
         try:
             before = json.loads(manifest.read_text(encoding="utf-8"))["manifest"]["world_size"]

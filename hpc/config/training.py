@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, Tag
+from pydantic import Field, Strict, Tag
 
 from hpc.config.types import (
     Count,
@@ -11,6 +11,7 @@ from hpc.config.types import (
     Natural,
     NonNegative,
     Positive,
+    Text,
     by_name,
     section,
 )
@@ -183,9 +184,16 @@ class NoExchange:
 
 @section
 class Sync:
-    """Gradients are averaged over all ranks at every step (B Alg. 1)."""
+    """Gradients are averaged over all ranks at every step, while backward still computes others (B Alg. 1)."""
 
     name: Literal["sync"] = "sync"
+    bucket_mb: Positive = 2.0
+    """Largest message, in MiB: smaller gradients are packed together up to it, larger ones cut."""
+    payload: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What gradients travel as. The 16-bit ones send half the bytes: each rank rounds its gradients to 16 bits; they
+    are added and divided in float32, and the mean is rounded to 16 bits once. float16 holds sizes from 6e-8 to 65504:
+    smaller gradients become zero, larger ones nan, which ends the run as diverged. bfloat16 has float32's range, and
+    three bits less than float16."""
 
 
 @section
@@ -200,10 +208,87 @@ class PerSyn:
     weights, or they start again from zero."""
 
 
+@section
+class Gossip:
+    """Each rank pushes its weights to another one now and then, and waits for nobody (GoSGD, B Alg. 3-4).
+
+    Ranks train at their own speed: an epoch ends when all of them together have made its steps.
+    """
+
+    name: Literal["gossip"] = "gossip"
+    rho: Annotated[float, Strict(), Field(gt=0, le=1)]
+    """The chance of a push after each step."""
+    peers: Literal["uniform", "ring", "exponential", "matrix"] = "uniform"
+    """Whom a rank pushes to: any other; the next; those 1, 2, 4, ... places on in turn; or as ``matrix`` says."""
+    matrix: Text | None = None
+    """With peers: matrix, a text file: row r holds the chances that rank r pushes to each of the ranks."""
+    momentum: Literal["keep", "mix", "reset"] = "keep"
+    """What a rank that receives does with its optimiser's running averages: it keeps its own, they travel and are mixed
+    like the weights, or they start again from zero."""
+    payload: Literal["float32", "bfloat16", "int8"] = "float32"
+    """What weights travel as; int8 has one scale for every 256 of them. (Masses are never compressed.)"""
+    slices: Count = 1
+    """Send one of so many slices of the weights in turn, instead of all of them."""
+    progress: Literal["thread", "inline"] = "thread"
+    """Who moves the messages: a thread beside the training, or the training itself between its steps."""
+    consensus_every: Count | None = 100
+    """Estimate how far apart the ranks are every so many steps, for the record's /consensus; null: never."""
+
+
+@section
+class Easgd:
+    """A centre and the ranks draw each other every ``tau`` steps (EASGD, B 2.3.3.2). The centre is the run's answer."""
+
+    name: Literal["easgd"] = "easgd"
+    tau: Count
+    """A rank's steps between two exchanges."""
+    alpha: Annotated[float, Strict(), Field(gt=0, le=1)] | None = None
+    """The moving rate: the part of their distance by which a rank and the centre draw near each other; null: 0.9
+    divided by the number of ranks that train, as the method's authors chose."""
+    mode: Literal["async", "sync"] = "async"
+    """async: each rank by itself with a master, at its own speed, waiting for nobody; sync: all ranks at once, no
+    master."""
+    master: Literal["beside", "own"] = "beside"
+    """With mode: async, where the master lives: beside the training of rank 0, or on rank 0 by itself."""
+    progress: Literal["thread", "inline"] = "thread"
+    """With mode: async, who moves the messages: a thread beside the training, or the training itself between its
+    steps."""
+
+
+@section
+class Downpour:
+    """Ranks send their updates to a master, and go on from its weights, each at its own speed (B 2.3.3.3).
+
+    Updates of all ranks are added up, not averaged: more ranks need a lower learning rate, and a momentum near zero.
+    The master's weights are the run's answer.
+    """
+
+    name: Literal["downpour"] = "downpour"
+    tau: Count
+    """A rank's steps between two exchanges with the master."""
+    master: Literal["beside", "own"] = "beside"
+    """Where the master lives: beside the training of rank 0, or on rank 0 by itself."""
+    progress: Literal["thread", "inline"] = "thread"
+    """Who moves the messages: a thread beside the training, or the training itself between its steps."""
+
+
 ExchangeConfig = Annotated[
-    Annotated[NoExchange, Tag("none")] | Annotated[Sync, Tag("sync")] | Annotated[PerSyn, Tag("persyn")],
+    Annotated[NoExchange, Tag("none")]
+    | Annotated[Sync, Tag("sync")]
+    | Annotated[PerSyn, Tag("persyn")]
+    | Annotated[Gossip, Tag("gossip")]
+    | Annotated[Easgd, Tag("easgd")]
+    | Annotated[Downpour, Tag("downpour")],
     by_name("sync"),
 ]
+
+
+def workers(exchange: ExchangeConfig, ranks: int) -> int:
+    """How many of so many ranks train: all of them, unless a master has a rank of its own (which is then rank 0)."""
+    if isinstance(exchange, Easgd) and exchange.mode == "sync":
+        return ranks
+    own = isinstance(exchange, Easgd | Downpour) and exchange.master == "own" and ranks > 1
+    return ranks - own
 
 
 # --- what comes between the run and the machine --------------------------------------------------------

@@ -43,8 +43,8 @@ class Feed:
         config: the section ``data``.
         device: where batches are wanted.
         seed: the master seed.
-        rank: this rank.
-        world_size: number of ranks.
+        rank: this rank, among those that train; None: it does not, and has no share of the samples.
+        world_size: number of ranks that train.
         channels_last: give images in torch's channels-last memory format. For images only.
 
     Attributes:
@@ -61,7 +61,7 @@ class Feed:
         device: torch.device,
         *,
         seed: int,
-        rank: int,
+        rank: int | None,
         world_size: int,
         channels_last: bool = False,
     ) -> None:
@@ -85,12 +85,20 @@ class Feed:
         self._parts = {name: part.to(self._home) for name, part in self._parts.items()}
         self._ready = self._normalise_all()
 
+    def batches(self, step: int) -> Iterator[Batch]:
+        """This rank's batches after its first ``step``, epoch after epoch, without end."""
+        epoch, start = divmod(step, self.steps_per_epoch)
+        while True:
+            yield from self.epoch(epoch, start)
+            epoch, start = epoch + 1, 0
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The epoch's training batches from step ``start`` on, each of ``batch_size`` samples.
 
         Samples, their order and their augmentation depend on seed, epoch, step, rank and the number of ranks
         only: starting at step k gives, bit for bit, what a whole epoch gives from k on.
         """
+        assert self._rank is not None, "a rank that does not train has no batches"
         assert 0 <= start <= self.steps_per_epoch, f"step {start} of {self.steps_per_epoch}"
         batch_size = self._config.batch_size
         order = rank_batches(
@@ -111,9 +119,13 @@ class Feed:
         share = rank_share(changes, batch_size, self._rank, self._world_size)[start:]
         return self._batches("train", index, torch.from_numpy(share).to(self._device))
 
-    def evaluation(self, part: Literal["valid", "test"]) -> Iterator[Batch]:
-        """This rank's share of a part in order, unaugmented; every sample is in one rank's share."""
-        share = evaluation_share(len(self._parts[part]), self._rank, self._world_size)
+    def evaluation(self, part: Literal["valid", "test"], *, whole: bool = False) -> Iterator[Batch]:
+        """This rank's share of a part in order, unaugmented; every sample is in one rank's share.
+
+        ``whole``: all of the part instead.
+        """
+        rank, ranks = (0, 1) if whole else (self._rank, self._world_size)
+        share = range(0) if rank is None else evaluation_share(len(self._parts[part]), rank, ranks)
         index = torch.arange(share.start, share.stop, device=self._home)
         size = max(self._config.batch_size, EVALUATION_BATCH)
         return self._batches(part, torch.split(index, size) if share else (), repeat(None))

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Final
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from hpc.comm import Communicator, Pending
+from hpc.exchange.agenda import Agenda, Pause
 from hpc.flat import FlatBuffer, copy_all
 
 # Steps between two agreements on whether to stop. The question is asked at one of these steps and answered at
@@ -39,16 +41,26 @@ class Exchange(ABC):
     Args:
         comm: the ranks.
         model: this rank's network.
+        agenda: when the ranks pause.
     """
 
     replicated: ClassVar[bool]
     """Do all ranks hold the same parameters and optimiser state after every step? Then a checkpoint holds
     them once."""
+    elastic: ClassVar[bool] = False
+    """Can a run go on with another number of ranks?"""
 
-    def __init__(self, comm: Communicator, model: nn.Module) -> None:
+    def __init__(self, comm: Communicator, model: nn.Module, agenda: Agenda) -> None:
         self.comm = comm
         self.model = model
+        self.agenda = agenda
+        self.workers = comm.size
+        """How many of the ranks train."""
+        self.trains = True
+        """Does this rank train? One that does not calls :meth:`attend` in place of steps."""
         self.counters = Counters(mass=1.0 / comm.size)
+        self.consensus_errors: list[tuple[int, float]] = []
+        """(step, estimate of sum_m ||w_m - mean(w)||^2) since the engine last took them; the same on every rank."""
         self._question: Pending | None = None
 
     def after_backward(self) -> None:
@@ -58,7 +70,33 @@ class Exchange(ABC):
     def after_step(self, step: int) -> None:
         """The optimiser has made step number ``step`` (from 1)."""
 
-    def stop_agreed(self, step: int, requested: bool) -> bool:
+    def attend(self) -> None:
+        """Serve the others for a moment: for a rank that does not train."""
+        raise AssertionError("this rank trains")
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Training starts, or goes on after a pause. Collective.
+
+        Args:
+            epoch: the epoch that it is in, from 0.
+            step: the steps that this rank has made.
+        """
+        self.agenda.resume(epoch, step * self.comm.size)
+
+    def pause(self, step: int, *, requested: bool) -> Pause | None:
+        """Do the ranks pause after this step, and why? All of them answer alike.
+
+        Args:
+            step: the steps that this rank has made.
+            requested: has somebody asked this rank to stop?
+        """
+        return self.agenda.due(step * self.comm.size, stop=self._stop_agreed(step, requested=requested))
+
+    def made(self, step: int) -> int:
+        """The step that the run is at, where this rank is at ``step``."""
+        return step
+
+    def _stop_agreed(self, step: int, *, requested: bool) -> bool:
         """Do the ranks stop after this step? All of them answer alike, at the same step."""
         if self.comm.size == 1:
             return requested
@@ -103,6 +141,15 @@ class Exchange(ABC):
         """Take back what :meth:`state_dict` gave."""
         self.counters = Counters(**state["counters"])
 
+    def shares(self, state: dict[str, Any], ranks: int) -> list[float]:
+        """What a rank's network counts for in the one that the ranks stand for, one share for each slice of it.
+
+        Args:
+            state: the rank's :meth:`state_dict`.
+            ranks: how many there were.
+        """
+        return [1 / ranks]
+
     def close(self) -> None:
         """The run has ended on every rank. Collective."""
         if self._question is not None:
@@ -128,3 +175,22 @@ def weights_and_buffers(model: nn.Module) -> list[torch.Tensor]:
 def float_buffers(model: nn.Module) -> list[torch.Tensor]:
     """What each rank measures by itself even where all hold the same weights: BatchNorm's running statistics."""
     return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
+    """The optimiser's state that has the shape of its parameter: momentum, averages of squares."""
+    return [
+        value
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for value in optimizer.state.get(parameter, {}).values()
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
+        and value.dim() > 0
+    ]  # fmt: skip
+
+
+def forget(optimizer: Optimizer) -> None:
+    """Set all of the optimiser's state to zero, its count of steps included: Adam corrects its averages by it."""
+    state = [value for parts in optimizer.state.values() for value in parts.values() if isinstance(value, torch.Tensor)]
+    if state:
+        torch._foreach_zero_(state)

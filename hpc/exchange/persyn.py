@@ -2,13 +2,13 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from hpc.comm import Communicator
 from hpc.errors import RunError
-from hpc.exchange.base import Exchange, weights_and_buffers
+from hpc.exchange.agenda import Agenda
+from hpc.exchange.base import Exchange, forget, running_averages, weights_and_buffers
 from hpc.flat import FlatBuffer
 
 
@@ -32,8 +32,9 @@ class PerSyn(Exchange):
         optimizer: Optimizer,
         tau: int,
         momentum: Literal["keep", "mix", "reset"],
+        agenda: Agenda,
     ) -> None:
-        super().__init__(comm, model)
+        super().__init__(comm, model, agenda)
         self._optimizer, self._tau, self._momentum = optimizer, tau, momentum
         self._buffer: FlatBuffer | None = None
 
@@ -62,22 +63,3 @@ class PerSyn(Exchange):
                 f"the ranks would average {everyone} numbers: some parameters take no part on some ranks, so their "
                 f"optimisers hold different state; use exchange.momentum: keep"
             )
-
-
-def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
-    """The optimiser's state that has the shape of its parameter: momentum, averages of squares."""
-    return [
-        value
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        for value in optimizer.state.get(parameter, {}).values()
-        if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
-        and value.dim() > 0
-    ]  # fmt: skip
-
-
-def forget(optimizer: Optimizer) -> None:
-    """Set all of the optimiser's state to zero, its count of steps included: Adam corrects its averages by it."""
-    state = [value for parts in optimizer.state.values() for value in parts.values() if isinstance(value, torch.Tensor)]
-    if state:
-        torch._foreach_zero_(state)

@@ -1,13 +1,19 @@
 """Synchronous training: gradients are averaged at every step (B Alg. 1)."""
 
-from typing import ClassVar
+import time
+from functools import partial
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import nn
 
 from hpc.comm import Communicator
+from hpc.config.training import Sync as SyncConfig
+from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import Exchange
-from hpc.flat import FlatBuffer
+from hpc.exchange.buckets import Buckets
+
+_MIB: Final = 2**20
 
 
 class Sync(Exchange):
@@ -16,27 +22,51 @@ class Sync(Exchange):
     Each rank's gradient is the mean over its mini-batch, and all mini-batches are of one size b; the mean over
     W ranks is then the gradient of the mean loss over the global batch of W b samples. W ranks with batch b
     therefore follow one rank with batch W b, to rounding.
+
+    A hook on each parameter tells :class:`Buckets` that its gradient is there, in every ``backward`` on this network:
+    who wants gradients beside the training takes ``torch.autograd.grad``, which calls no hooks. Alone, there are none.
     """
 
     replicated: ClassVar[bool] = True
 
-    def __init__(self, comm: Communicator, model: nn.Module) -> None:
-        super().__init__(comm, model)
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._buffer = FlatBuffer(self._parameters) if comm.size > 1 else None
+    def __init__(
+        self,
+        comm: Communicator,
+        model: nn.Module,
+        agenda: Agenda,
+        config: SyncConfig = SyncConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(comm, model, agenda)
+        self._buckets: Buckets | None = None
+        self._hooks: list[Any] = []
+        if comm.size == 1:
+            return
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._buckets = Buckets(comm, parameters, int(config.bucket_mb * _MIB), getattr(torch, config.payload))
+        for place, parameter in enumerate(parameters):
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(_tell, self._buckets, place)))
 
     def after_backward(self) -> None:
-        """Average the gradients. A parameter that took no part on this rank contributes zero."""
-        if self._buffer is None:
+        """Wait for the means. A parameter that took no part on this rank contributes zero."""
+        if self._buckets is None:
             return
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        self._average(self._buffer, gradients, "average gradients")
+        start = time.perf_counter()
+        rounds = self._buckets.finish()
+        self.counters.seconds_blocked += time.perf_counter() - start
         self.counters.sent += 1
         self.counters.received += 1
-        self.counters.bytes_sent += self._buffer.host.nbytes
+        self.counters.bytes_sent += rounds * self._buckets.nbytes
 
     def after_step(self, step: int) -> None:
         """The ranks hold one network already."""
+
+    def close(self) -> None:
+        """Leave the network without hooks."""
+        super().close()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+
+def _tell(buckets: Buckets, place: int, _parameter: torch.Tensor) -> None:
+    buckets.arrived(place)

@@ -72,9 +72,9 @@ def test_every_exchange_can_be_built(name: str) -> None:
 
     network = torch.nn.Linear(2, 2)
     stepper = torch.optim.SGD(network.parameters(), lr=0.1)
-    needed = {"tau": 4} if name == "persyn" else {}
-    chosen = validate({"exchange": {"name": name, **needed}}).exchange
-    assert exchange.build(chosen, Alone(), network, stepper) is not None
+    needed = {"gossip": {"rho": 0.5}} | {key: {"tau": 4} for key in ("persyn", "easgd", "downpour")}
+    config = validate({"exchange": {"name": name, **needed.get(name, {})}})
+    assert exchange.build(config, Alone(), network, stepper, exchange.Agenda(1, None, 1)) is not None
 
 
 @pytest.mark.parametrize("name", sorted(sections(training.ScheduleConfig)))

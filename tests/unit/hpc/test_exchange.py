@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 
 from hpc import exchange
 from hpc.comm import Alone, Communicator
+from hpc.config.root import Config
 from hpc.config.training import NoExchange, PerSyn, Sync
-from hpc.exchange.base import AGREE_EVERY, Counters, weights_and_buffers
+from hpc.exchange.agenda import Agenda, Pause
+from hpc.exchange.base import AGREE_EVERY, Counters, running_averages, weights_and_buffers
 from hpc.exchange.none import NoExchange as NoneStrategy
 from hpc.exchange.persyn import PerSyn as PerSynStrategy
-from hpc.exchange.persyn import running_averages
 from hpc.exchange.sync import Sync as SyncStrategy
 
 PATIENCE_S = 20.0
@@ -169,8 +170,9 @@ STRATEGIES: dict[str, Any] = {"none": NoExchange(), "sync": Sync(), "persyn": Pe
 
 
 def build(name: str, comm: Communicator, model: nn.Module, **keys: Any) -> exchange.Exchange:
-    config = STRATEGIES[name] if not keys else PerSyn(**{"tau": 3, **keys})
-    return exchange.build(config, comm, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    config = Config(exchange=STRATEGIES[name] if not keys else PerSyn(**{"tau": 3, **keys}))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return exchange.build(config, comm, model, optimizer, Agenda(1000, None, comm.size))
 
 
 # --- all of them -------------------------------------------------------------------------------------------
@@ -452,7 +454,7 @@ def test_persyn_treats_running_averages_as_it_is_told(name, momentum):
 
     def body(comm: Rank) -> None:
         model, optimizer = pairs[comm.rank]
-        PerSynStrategy(comm, model, optimizer, 1, momentum).after_step(1)
+        PerSynStrategy(comm, model, optimizer, 1, momentum, Agenda(9, None, 2)).after_step(1)
 
     together(2, body)
     for rank in range(2):
@@ -488,7 +490,7 @@ def test_persyn_every_step_without_momentum_is_sync():
             model = linear(0)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             config = Sync() if name == "sync" else PerSyn(tau=1)
-            strategy = exchange.build(config, comm, model, optimizer)
+            strategy = exchange.build(Config(exchange=config), comm, model, optimizer, Agenda(9, None, 2))
             for step in range(1, 5):
                 inputs, targets = batch(10 * step + comm.rank)
                 nn.functional.mse_loss(model(inputs), targets).backward()
@@ -509,7 +511,7 @@ def test_persyn_every_step_without_momentum_is_sync():
 
 def test_alone_a_request_stops_at_once():
     strategy = build("sync", Alone(), net(0))
-    assert [strategy.stop_agreed(step, step == 2) for step in (1, 2)] == [False, True]
+    assert [strategy.pause(step, requested=step == 2) for step in (1, 2)] == [None, Pause.STOP]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -518,7 +520,7 @@ def test_all_ranks_stop_at_the_same_step_soon_after_one_was_asked(name, asked_at
     def body(comm: Rank) -> int:
         strategy = build(name, comm, net(0))
         for step in range(1, 100):
-            if strategy.stop_agreed(step, requested=comm.rank == 1 and step >= asked_at):
+            if strategy.pause(step, requested=comm.rank == 1 and step >= asked_at):
                 strategy.close()
                 return step
         raise AssertionError("nobody stopped")
@@ -532,28 +534,28 @@ def test_all_ranks_stop_at_the_same_step_soon_after_one_was_asked(name, asked_at
 def test_without_a_request_nobody_stops():
     def body(comm: Rank) -> list[bool]:
         strategy = build("sync", comm, net(0))
-        answers = [strategy.stop_agreed(step, requested=False) for step in range(1, 50)]
+        answers = [strategy.pause(step, requested=False) for step in range(1, 50)]
         strategy.close()
         return answers
 
-    assert together(3, body) == [[False] * 49] * 3
+    assert together(3, body) == [[None] * 49] * 3
 
 
 def test_nobody_waits_for_an_answer_before_the_next_agreement():
     world = World(2)
     first, second = (build("sync", Rank(world, rank), net(0)) for rank in range(2))
     for step in range(1, 2 * AGREE_EVERY):  # while the other rank is still on its way
-        assert not first.stop_agreed(step, requested=True)
-    assert not second.stop_agreed(AGREE_EVERY, requested=False)
-    assert first.stop_agreed(2 * AGREE_EVERY, requested=True)
-    assert second.stop_agreed(2 * AGREE_EVERY, requested=False)
+        assert not first.pause(step, requested=True)
+    assert not second.pause(AGREE_EVERY, requested=False)
+    assert first.pause(2 * AGREE_EVERY, requested=True)
+    assert second.pause(2 * AGREE_EVERY, requested=False)
 
 
 def test_a_question_that_is_open_at_the_end_is_waited_for():
     world = World(2)
     strategies = [build("sync", Rank(world, rank), net(0)) for rank in range(2)]
     for strategy in strategies:
-        assert not strategy.stop_agreed(AGREE_EVERY, requested=False)
+        assert not strategy.pause(AGREE_EVERY, requested=False)
     for strategy in strategies:
         strategy.close()
         assert strategy._question is None

@@ -144,7 +144,7 @@ class Feed:
 
     steps_per_epoch = 1
 
-    def epoch(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield torch.full((2, 6), 3.0), torch.full((2, 3), 100.0)
 
     def evaluation(self, part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -156,6 +156,7 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
     from hpc.comm import Alone
     from hpc.config.root import Config
     from hpc.engine import Engine, Parts
+    from hpc.exchange.agenda import Agenda
     from hpc.exchange.none import NoExchange
     from hpc.heartbeat import Heartbeat
     from hpc.objective import Objective
@@ -179,7 +180,8 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
             return super().loss(answer, targets.double())
 
     parts = Parts(
-        config, comm, device, model, build(config.optimizer, model.parameters()), NoExchange(comm, model),
+        config, comm, device, model, build(config.optimizer, model.parameters()),
+        NoExchange(comm, model, Agenda(1, None, 1)),
         Doubles("regression", device, torch.float32), Feed(), "", Nowhere(), Heartbeat(tmp_path, 0, 1, {}),
         StopRequest(), lambda *_: None,
     )  # fmt: skip

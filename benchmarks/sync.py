@@ -1,0 +1,133 @@
+"""Step time of sync on two ranks, a core each, against torch's DDP over gloo, and one blocking sum of all gradients.
+
+    mpiexec -n 2 python benchmarks/sync.py [--rounds 12]        (started by hand, it starts its ranks)
+
+All sides live in the same two processes and train copies of one network on the same samples with the same update, in
+turn. A round of a side is some steps; its measure is the median of theirs, for a step that another process interrupted
+says nothing. DDP is as torch makes it, and with gradients as views of its buckets. "blocking" is what sync was before
+it had buckets: after backward, copy all gradients into one buffer, sum it, divide it, copy it back. "none" trains both
+ranks without exchange: what is left for it.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from measure import interleave, publish, ratio, spread
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hpc.comm import Communicator, connect
+from hpc.config.launcher import promise
+from hpc.config.training import Sync as SyncConfig
+from hpc.exchange.agenda import Agenda
+from hpc.exchange.sync import Sync
+from hpc.flat import FlatBuffer
+from structlearn import models
+
+# (name, model, options, shape of an image, batch, steps in a round)
+NETWORKS: list[tuple[str, str, dict[str, Any], tuple[int, ...], int, int]] = [
+    ("sFC", "mlp", {"widths": [1000, 1000, 10]}, (1, 28, 28), 64, 30),
+    ("VGG19", "vgg19", {}, (3, 32, 32), 4, 5),
+]
+SIDES = ("sync", "sync, bfloat16", "blocking", "DDP", "DDP, views", "none")
+
+
+class Blocking:
+    """One sum of all gradients after backward."""
+
+    def __init__(self, comm: Communicator, model: nn.Module) -> None:
+        self._comm, self._parameters = comm, list(model.parameters())
+        self._buffer = FlatBuffer(self._parameters)
+
+    def after_backward(self) -> None:
+        """Average the gradients."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        flat = self._buffer.pack(gradients)
+        self._comm.sum_(flat, "average gradients")
+        flat.div_(self._comm.size)
+        self._buffer.unpack(gradients)
+
+
+def side(
+    name: str, comm: Communicator, kind: str, options: dict[str, Any], shape: tuple[int, ...], batch: int, steps: int
+) -> Callable[[], float]:
+    """A function that trains some steps and returns their median in milliseconds."""
+    torch.manual_seed(0)
+    model = models.build(kind, shape, 10, **options)
+    torch.manual_seed(comm.rank)
+    inputs, targets = torch.randn(batch, *shape), torch.randint(10, (batch,))
+    called: nn.Module = model
+    after: Callable[[], None] = lambda: None  # noqa: E731
+    match name:
+        case "DDP":
+            called = DistributedDataParallel(model)
+        case "DDP, views":
+            called = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        case "blocking":
+            after = Blocking(comm, model).after_backward
+        case "sync" | "sync, bfloat16":
+            config = SyncConfig(payload="bfloat16" if "16" in name else "float32")
+            after = Sync(comm, model, Agenda(10**9, None, comm.size), config).after_backward
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
+
+    def train() -> float:
+        seconds = []
+        comm.barrier("start together")
+        for _ in range(steps):
+            start = time.perf_counter()
+            nn.functional.cross_entropy(called(inputs), targets).backward()
+            after()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            seconds.append(time.perf_counter() - start)
+        return 1e3 * statistics.median(seconds)
+
+    return train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--only", help="one of the networks; nothing is written to results/")
+    arguments = parser.parse_args()
+    rounds, chosen = arguments.rounds, [row for row in NETWORKS if arguments.only in (None, row[0])]
+    if promise() is None:
+        mpiexec = Path(sys.prefix) / "bin" / "mpiexec"
+        root = ["--allow-run-as-root", "--bind-to", "none"] if (mpiexec.parent / "ompi_info").exists() else []
+        raise SystemExit(subprocess.run([mpiexec, *root, "-n", "2", sys.executable, *sys.argv], check=False).returncode)
+    torch.set_num_threads(1)
+    comm = connect(300.0)
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[comm.local_rank]})  # gloo's threads will follow
+    port = comm.gather(20000 + int.from_bytes(os.urandom(2)) % 20000, "agree on a port")[0]
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=comm.rank, world_size=comm.size)
+    lines = [
+        f"{comm.vendor}; load at the start {os.getloadavg()[0]:.1f}; {rounds} rounds", "",
+        "| network | side | ms a step | ratio to DDP | ratio to blocking |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for network, kind, options, shape, batch, steps in chosen:
+        sides = {name: side(name, comm, kind, options, shape, batch, steps) for name in SIDES}
+        interleave(sides, 1)  # warm up
+        found = interleave(sides, rounds)
+        for name in SIDES:
+            ratios = f"{ratio(found[name], found['DDP'])} | {ratio(found[name], found['blocking'])}"
+            lines.append(f"| {network}, batch {batch} | {name} | {spread(found[name])} | {ratios} |")
+            if comm.rank == 0:
+                print(lines[-1], flush=True)
+    if comm.rank == 0 and arguments.only is None:
+        lines += ["", f"Load at the end {os.getloadavg()[0]:.1f}."]
+        publish("sync", "sync on two ranks, a core each: median [quartiles]", lines)
+    comm.barrier("end")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

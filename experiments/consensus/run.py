@@ -1,0 +1,124 @@
+"""Measure the consensus error of PerSyn and gossip under noise, without MPI (B fig. 2.3, A.1-A.3).
+
+    python experiments/consensus/run.py [FILE.yaml]
+
+Writes to ``results``: ``steps.csv`` (eps by step), ``averages.csv`` (its mean over the second half of the steps),
+``levels.csv`` (the same from dense matrices, for other clocks and rates) and ``scale.csv`` (by number of workers).
+Every eps is divided by the number of coordinates.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpc.config import yamls
+from hpc.exchange.matrices import Floats, Gossip, PerSyn
+from hpc.exchange.simulator import expected, persyn_moments, simulate
+from hpc.seeding import generator
+
+HERE = Path(__file__).parent
+
+
+def mean(values: Floats) -> tuple[Any, Any]:
+    """Mean over the last axis, trials, and its standard error; a single one is exact."""
+    trials = values.shape[-1]
+    error = values.std(axis=-1, ddof=1) / np.sqrt(trials) if trials > 1 else np.zeros(values.shape[:-1])
+    return values.mean(axis=-1), error
+
+
+def curves(plan: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Eps by step, and over the second half of the steps; each drawn with noise, and from its reference.
+
+    PerSyn's reference is the closed form, which also says the standard error that its trials have. Gossip's is the mean
+    of dense matrices over schedules of their own. ``spread`` is a run's standard deviation over time, the mean over
+    runs; ``above`` the part of all steps at which eps is above the highest that PerSyn's expectation gets.
+    """
+    workers, dim, trials = plan["workers"], plan["dim"], plan["trials"]
+    pairs = zip(plan["rho"], plan["steps"], strict=True)
+    cases = [(rho, number, variance) for rho, number in pairs for variance in plan["variance"]]
+    steps, averages = [], []
+    for place, (rho, number, variance) in enumerate(cases):
+        schedule, noise, other = (generator(plan["seed"], "exchange", place, stream) for stream in range(3))
+        closed, deviation = (moment / dim for moment in persyn_moments(number, workers, 1 / rho, dim, variance))
+        dense = expected(Gossip(workers, rho, other, plan["schedules"]), number, variance)
+        gossip = simulate(Gossip(workers, rho, schedule, trials), number, dim, variance, noise) / dim
+        persyn = simulate(PerSyn(workers, 1 / rho, trials), number, dim, variance, noise) / dim
+        for name, drawn, right in (("gossip", gossip, dense), ("persyn", persyn, closed[:, None])):
+            found, error = mean(drawn)
+            reference, reference_error = mean(right)
+            facts = {"strategy": name, "rho": rho, "variance": variance}
+            by_step = {"step": np.arange(1, number + 1), "one": drawn[:, 0], "mean": found}
+            by_step["error"] = error if name == "gossip" else deviation / np.sqrt(trials)
+            by_step |= {"reference": reference, "reference_error": reference_error}
+            steps.append(pd.DataFrame({**facts, **by_step}))
+            late = drawn[number // 2 :]
+            whole = dict(zip(("mean", "error"), mean(late.mean(axis=0)), strict=True))
+            whole |= dict(zip(("reference", "reference_error"), mean(right[number // 2 :].mean(axis=0)), strict=True))
+            whole |= {"spread": late.std(axis=0).mean(), "above": (late > closed.max()).mean()}
+            averages.append({**facts, **whole})
+            print(f"{name}, rho {rho}, variance {variance}: {whole['mean']:.5g}, {whole['reference']:.5g}", flush=True)
+    return pd.concat(steps), pd.DataFrame(averages)
+
+
+def levels(plan: dict[str, Any]) -> pd.DataFrame:
+    """The mean of eps over the second half for variance 1: both clocks of gossip, and gossip with as many messages."""
+    rows = []
+    for place, (rho, number) in enumerate(zip(plan["rho"], plan["steps"], strict=True)):
+        closed = persyn_moments(number, plan["workers"], 1 / rho, 1, 1.0)[0]
+        row = {"rho": rho, "persyn": closed[number // 2 :].mean(), "persyn_highest": closed.max()}
+        row["persyn_before"] = (plan["workers"] - 1) * np.ceil(1 / rho)
+        kinds = {"rounds": (rho, "rounds"), "universal": (rho, "universal"), "doubled": (2 * rho, "rounds")}
+        for stream, (kind, (rate, clock)) in enumerate(kinds.items()):
+            draw = generator(plan["seed"], "exchange", 100 + place, stream)
+            dense = expected(Gossip(plan["workers"], rate, draw, plan["schedules"], clock), number, 1.0)
+            row[kind], row[f"{kind}_error"] = mean(dense[number // 2 :].mean(axis=0))
+        draw = generator(plan["seed"], "exchange", 100 + place, 3)
+        row["share"], row["share_error"] = mean(shares(plan, rho, number, draw))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def shares(plan: dict[str, Any], rho: float, steps: int, draw: np.random.Generator) -> Floats:
+    """For each schedule, the mean share c of a message in its receiver's new weights, over the second half."""
+    gossip = Gossip(plan["workers"], rho, draw, plan["schedules"] // 10, "universal")
+    total, messages = np.zeros(gossip.trials), np.zeros(gossip.trials)
+    for number, tick in zip(range(steps * gossip.ticks_per_step), gossip.ticks(), strict=False):
+        if number >= steps * gossip.ticks_per_step // 2:
+            kept = tick.dense(gossip.trials, gossip.size).diagonal(axis1=1, axis2=2)
+            total += (1.0 - kept).sum(axis=1)
+            messages += (kept < 1.0).sum(axis=1)
+    return total / messages
+
+
+def scale(plan: dict[str, Any]) -> pd.DataFrame:
+    """Eps / (M - 1) on average over the second half, for gossip with M workers and variance 1."""
+    rows, asked = [], plan["scale"]
+    for place, workers in enumerate(asked["workers"]):
+        trials = asked["rows"] // workers
+        schedule, noise = (generator(plan["seed"], "exchange", 200 + place, stream) for stream in range(2))
+        drawn = simulate(Gossip(workers, asked["rho"], schedule, trials), asked["steps"], asked["dim"], 1.0, noise)
+        late = drawn[asked["steps"] // 2 :].mean(axis=0) / asked["dim"] / (workers - 1)
+        found, error = mean(late)
+        rows.append({"rho": asked["rho"], "workers": workers, "trials": trials, "mean": found, "error": error})
+        print(f"gossip, {workers} workers: {found:.5g}", flush=True)
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    steps, averages = curves(plan)
+    frames = {"steps": steps, "averages": averages, "levels": levels(plan), "scale": scale(plan)}
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        frame.to_csv(arguments.results / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main()

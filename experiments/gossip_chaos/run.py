@@ -1,0 +1,154 @@
+"""Randomised worlds of gossiping ranks, one start of mpiexec after the other, with the MPI library of this Python.
+
+    python experiments/gossip_chaos/run.py --transport shm
+    python experiments/gossip_chaos/run.py --transport tcp
+    python experiments/gossip_chaos/run.py --transport shm --first 137 --runs 1      # one world again
+
+Writes one row a world to results/LIBRARY-TRANSPORT.csv; worlds that are there already are left out. The first
+violation ends it, with the seed that makes the world again: a mass, a count or a mean that is not what it must be, or a
+world that hangs. A drain that takes longer than the slowest rank's step and a second is told, counted, and goes into
+the exit code: it depends on what else the machine does, which the row's ``load`` says, more than on the seed.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from hpc.config import yamls
+from jobs.launch import command, find_mpiexec
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+START_S = 300.0
+WORLD_S = 30.0
+"""A start may take START_S and WORLD_S for each of its worlds; past it, it hangs."""
+DRAIN_S = 1.0
+TRANSPORTS: dict[str, dict[str, str]] = {
+    "shm": {},  # what the library takes among ranks of one machine
+    # MPICH leaves its shared memory only if it is told that no rank is near. Its UCX, then the default, loses messages
+    # that are received from whoever sends (MPICH 5.0.2, see README.md); its OFI does not.
+    "tcp": {
+        "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self",
+        "MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp",
+    },
+}  # fmt: skip
+PROBE = """
+import numpy
+from mpi4py import MPI
+
+def loopback():
+    (line,) = [line for line in open("/proc/net/dev") if line.strip().startswith("lo:")]
+    return int(line.split()[1])
+
+comm, message = MPI.COMM_WORLD, numpy.zeros(40_000_000, numpy.uint8)
+comm.Barrier()
+before = loopback()
+comm.Send(message, 1) if comm.rank == 0 else comm.Recv(message, 0)
+comm.Barrier()
+if comm.rank == 0:
+    library = "openmpi" if "Open MPI" in MPI.Get_library_version() else "mpich"
+    print(library, (loopback() - before) / message.size, flush=True)
+"""
+
+
+def environment(transport: str) -> dict[str, str]:
+    hidden = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "STRUCTLEARN_")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    return env | TRANSPORTS[transport] | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def probe(transport: str) -> tuple[str, float]:
+    """(the library; how many bytes went over the loopback device for each byte that rank 0 sent to rank 1)."""
+    line = command(find_mpiexec(), 2, [sys.executable, "-c", PROBE])
+    done = subprocess.run(line, env=environment(transport), capture_output=True, text=True, check=True, timeout=120)
+    library, ratio = done.stdout.split()
+    return library, float(ratio)
+
+
+def worlds(file: Path, ranks: int, first: int, count: int, transport: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows of one start; why it ended before its time, or nothing."""
+    body = [sys.executable, str(HERE / "body.py"), str(file), str(first), str(count)]
+    child = subprocess.Popen(
+        command(find_mpiexec(), ranks, body), env=environment(transport),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    said: list[str] = []
+    listener = threading.Thread(target=lambda: said.extend(child.stderr or ()), daemon=True)
+    watchdog = threading.Timer(START_S + WORLD_S * count, child.kill)
+    listener.start()
+    watchdog.start()
+    try:
+        rows = [json.loads(line) for line in child.stdout or () if line.startswith("{")]
+        code = child.wait()
+    finally:
+        child.kill()
+        watchdog.cancel()
+    listener.join(5)
+    if code == 0 and len(rows) == count:
+        return rows, ""
+    told = [line for line in said if line.startswith('{"seed"')]
+    if told:
+        violation, _ = json.JSONDecoder().raw_decode(told[0])  # others may have said something on the same line
+        who = f"world {violation['seed']}, rank {violation['rank']}"
+        return rows, f"{who}: {violation['violation']}\n{violation['where']}"
+    begun = [line for line in said if line.startswith("seeds")]
+    return rows, f"ended with {code} after {len(rows)} of {count} worlds; {begun[-1:]}\n{''.join(said[-20:])}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
+    parser.add_argument("--transport", choices=tuple(TRANSPORTS), default="shm")
+    parser.add_argument("--first", type=int, default=0, help="the first world's seed")
+    parser.add_argument("--runs", type=int, help="how many worlds; else what the file says")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    library, ratio = probe(arguments.transport)
+    print(f"{library} over {arguments.transport}: {ratio:.2f} bytes over loopback for each byte sent", flush=True)
+    assert arguments.transport != "tcp" or ratio > 0.9, "the messages do not go over TCP"
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / f"{library}-{arguments.transport}.csv"
+    done = {int(row["seed"]) for row in csv.DictReader(path.open())} if path.exists() else set()
+    late = 0
+    at, end = arguments.first, arguments.first + (arguments.runs or plan["runs"])
+    while at < end:
+        if at in done:
+            at += 1
+            continue
+        count = 1
+        while count < plan["worlds_a_start"] and at + count < end and at + count not in done:
+            count += 1
+        begun = time.monotonic()
+        rows, why = worlds(arguments.file, plan["ranks"][1], at, count, arguments.transport)
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            for row in sorted(rows, key=lambda row: row["seed"]):
+                writer = csv.DictWriter(file, ["library", "transport", *row], lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                    new = False
+                writer.writerow({"library": library, "transport": arguments.transport, **row})
+        print(f"worlds {at} to {at + count - 1}: {len(rows)} in {time.monotonic() - begun:.0f} s", flush=True)
+        if why:
+            print(why, flush=True)
+            sys.exit(1)
+        for row in rows:
+            if row["drain_over_step_s"] > DRAIN_S:
+                late += 1
+                print(
+                    f"world {row['seed']}: a drain took {row['drain_over_step_s']:.1f} s more than a step", flush=True
+                )
+        at += count
+    sys.exit(late > 0)
+
+
+if __name__ == "__main__":
+    main()

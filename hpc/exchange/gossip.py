@@ -1,0 +1,247 @@
+"""Gossip: each rank pushes its weights to another now and then, and waits for nobody (GoSGD, B Alg. 3-4)."""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from hpc.comm import Communicator
+from hpc.config.training import Gossip as GossipConfig
+from hpc.exchange import mass, peers
+from hpc.exchange.agenda import Agenda, Pause
+from hpc.exchange.agreement import Report
+from hpc.exchange.base import Exchange, forget, running_averages, weights_and_buffers
+from hpc.exchange.post import Post
+from hpc.exchange.replay import Kind
+from hpc.exchange.sketch import Sketch, estimate
+from hpc.exchange.wire import Letter, Message, cut, now_ns
+from hpc.flat import FlatBuffer
+from hpc.seeding import seed_for
+
+INBOXES = 2
+"""Messages that can wait to be mixed. A third sender waits, and skips its next pushes: memory stays bounded."""
+
+
+class Gossip(Exchange):
+    """Sum-weight gossip with a mass in integers (see :mod:`hpc.exchange.mass`).
+
+    A rank that pushes halves its mass and sends the other half with its weights; one that receives takes the mean
+    of both, weighted by their masses, before its next step, and adds the masses. The masses of all ranks and of
+    all messages add up to the same whole at all times; without gradients, so does the weighted sum of the weights.
+    With ``slices``, each slice of the weights has masses of its own.
+
+    Args:
+        comm: the ranks.
+        model: this rank's network.
+        optimizer: its optimiser; its running averages travel with the weights under ``momentum: mix``.
+        config: the section ``exchange``.
+        agenda: when the ranks pause.
+        seed: the master seed.
+        deadline_s: longest wait for another rank.
+    """
+
+    replicated: ClassVar[bool] = False
+    elastic: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        comm: Communicator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        config: GossipConfig,
+        agenda: Agenda,
+        *,
+        seed: int,
+        deadline_s: float,
+    ) -> None:
+        super().__init__(comm, model, agenda)
+        self._optimizer, self._config, self._deadline_s = optimizer, config, deadline_s
+        self.masses = [mass.UNITS] * config.slices
+        self._seed = seed_for(seed, "exchange")  # of what all ranks share
+        self._draws = peers.Draws(seed, comm.rank)
+        self._peers = peers.build(config, comm.rank, comm.size) if comm.size > 1 else None
+        self._channel = comm.channel() if comm.size > 1 else None
+        self._post: Post | None = None
+        self._known = (0, 0)
+        """(steps of all ranks together, this rank's own among them), as of the last sum."""
+        self._sketch: Sketch | None = None
+        self._next_sketch, self._offered = 0, False
+        self._taken_at: int | None = None
+        self.events: list[tuple[Kind, int, int, int, int]] | None = None
+        """Where a list is put here, it gets what this rank does, as :func:`hpc.exchange.replay.replay` reads it."""
+
+    # --- one step --------------------------------------------------------------------------------------
+
+    def after_step(self, step: int) -> None:
+        """Mix what has arrived; perhaps push."""
+        if self._peers is None:
+            return
+        post = self._post or self._open()
+        post.check()
+        self._note(Kind.STEP, -1, 0, 0)
+        self._mix()
+        whether, whom = self._draws.at(step)
+        if whether < self._config.rho:
+            rounds = self.counters.sent // self._config.slices  # all slices go one way before the next is taken
+            self._push(post, step, self._peers.choose(whom, rounds))
+        self._measure(post, step)
+        if self._config.progress == "inline":
+            post.pump()
+
+    def _push(self, post: Post, step: int, to: int) -> None:
+        part = self.counters.sent % self._config.slices
+        if not post.free() or self.masses[part] < mass.LEAST:
+            self.counters.skipped += 1
+            return
+        self.masses[part], given = mass.halve(self.masses[part])
+        post.outbox.pack(Letter(given, step, part, now_ns(), self.comm.rank))
+        size = post.outbox.size(part)
+        post.push(to, size)
+        self.counters.sent += 1
+        self.counters.bytes_sent += size
+        self._weigh()
+        self._note(Kind.SEND, to, self.masses[part], given)
+
+    def _mix(self) -> None:
+        post = self._post
+        assert post is not None
+        while post.arrived:
+            message = post.arrived.popleft()
+            letter = message.open()
+            part = letter.slice
+            message.mix(part, mass.share(self.masses[part], letter.mass))
+            self._note(Kind.RECEIVE, letter.sender, self.masses[part], letter.mass)
+            self.masses[part] += letter.mass
+            if self._config.momentum == "reset":
+                forget(self._optimizer)
+            post.release(message)
+            self.counters.received += 1
+            self._weigh()
+
+    def _weigh(self) -> None:
+        self.counters.mass = sum(self.masses) / (mass.UNITS * len(self.masses) * self.comm.size)
+
+    def _note(self, kind: Kind, peer: int, own: int, moved: int) -> None:
+        if self.events is not None:
+            self.events.append((kind, self.comm.rank, peer, own, moved))
+
+    def _measure(self, post: Post, step: int) -> None:
+        """Take a sketch of the weights when one is due; note the consensus error when those of all ranks are summed."""
+        self._hear(post)
+        every = self._config.consensus_every
+        if every is None or self._sketch is None:
+            return
+        if self._taken_at is None and not self._offered and self.made(step) >= self._next_sketch:
+            self._sketch.take()
+            self._taken_at, self._next_sketch = step, (self.made(step) // every + 1) * every
+        if self._taken_at is not None and self._sketch.ready():
+            post.offer(self._sketch.to_sum(self._taken_at))
+            self._taken_at, self._offered = None, True
+
+    def _hear(self, post: Post) -> None:
+        """Note the consensus errors of sketches that have been summed."""
+        while post.sums:
+            self.consensus_errors.append(estimate(post.sums.popleft(), self.comm.size))
+            self._offered = False
+
+    # --- pauses ----------------------------------------------------------------------------------------
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Go on from a place that all know."""
+        self._count(step)
+        self.agenda.resume(epoch, self._known[0])
+        if self._post is not None:
+            self._post.start()
+
+    def pause(self, step: int, *, requested: bool) -> Pause | None:
+        """What the sums of all ranks' reports say, wherever this rank is.
+
+        What is left to the next pause belongs to all ranks alike: one that has made its part since it last heard of
+        the others waits for news. Far from a pause that never happens; it keeps quick ranks from running past it.
+        """
+        post = self._post
+        if post is None:
+            return self.agenda.due(step, stop=requested)
+        post.report[:2] = step, requested
+        while post.pause is None:
+            known = self._known
+            total, own = known
+            if step - own < max(1, -(-self.agenda.left(total) // self.comm.size)):
+                break
+            post.wait(partial(self._heard_since, known), self._mix)
+        return post.pause
+
+    def _heard_since(self, known: tuple[int, int]) -> bool:
+        return self._known is not known
+
+    def made(self, step: int) -> int:
+        """The mean over ranks, as far as it is known."""
+        return self._known[0] // self.comm.size if self.comm.size > 1 else step
+
+    def quiesce(self) -> None:
+        """Every message comes to its receiver, and everybody's steps are counted. Collective."""
+        if self._post is not None:
+            self._post.settle(self._mix)
+            self._hear(self._post)  # so that all ranks have heard of the same sums
+            self._count(int(self._post.report[0]))
+
+    def _count(self, step: int) -> None:
+        """The steps of all ranks together. Collective."""
+        self._known = (sum(self.comm.gather(step, "count steps")), step)
+
+    def close(self) -> None:
+        """The run has ended on every rank. Collective."""
+        if self._post is not None:
+            self._post.close()
+
+    def _decide(self, everyone: Report, own: Report) -> Pause | None:
+        """Of the sums of all reports, the same on every rank. Called by whoever moves the messages."""
+        self._known = (int(everyone[0]), int(own[0]))
+        return self.agenda.due(self._known[0], stop=bool(everyone[1]))
+
+    def _open(self) -> Post:
+        """Made after the first step: before, the optimiser has no running averages that could travel."""
+        slices = cut(weights_and_buffers(self.model), self._config.slices)
+        weights = [
+            view for part in cut([parameter.detach() for parameter in self.model.parameters()], 1) for view in part
+        ]
+        self._sketch = Sketch(weights, self._seed)
+        if self._config.momentum == "mix":
+            averages = cut(running_averages(self._optimizer), self._config.slices)
+            slices = [weights + more for weights, more in zip(slices, averages, strict=True)]
+        outbox, *inboxes = [Message(slices, self._config.payload, 0) for _ in range(1 + INBOXES)]
+        threaded = self._config.progress == "thread"
+        assert self._channel is not None
+        self._post = Post(
+            self._channel, outbox, inboxes, self.comm.size, self._deadline_s, self._decide, threaded=threaded
+        )
+        self._post.start()
+        return self._post
+
+    # --- what the ranks stand for ----------------------------------------------------------------------
+
+    def _agree(self, values: list[torch.Tensor]) -> None:
+        """The mean of all ranks' weights, each by its mass."""
+        whole = mass.UNITS * self.comm.size
+        for part, own in zip(cut(values, self._config.slices), self.masses, strict=True):
+            if part:
+                torch._foreach_mul_(part, own / whole)
+        buffer = FlatBuffer(values)
+        flat = buffer.pack(values)
+        self.comm.sum_(flat, "evaluate the weighted mean of all ranks")
+        buffer.unpack(values)
+
+    def shares(self, state: dict[str, Any], ranks: int) -> list[float]:
+        """Its masses."""
+        return [units / (mass.UNITS * ranks) for units in state["masses"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masses, beside the counters. Nothing is under way: the engine brings all messages to rest first."""
+        return {**super().state_dict(), "masses": list(self.masses)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        super().load_state_dict(state)
+        self.masses = [int(units) for units in state["masses"]]

@@ -1,0 +1,97 @@
+"""Ranks that train at their own speed, and pause together."""
+
+from abc import abstractmethod
+from functools import partial
+
+from torch import nn
+
+from hpc.comm import Communicator
+from hpc.exchange.agenda import Agenda, Pause
+from hpc.exchange.agreement import Report
+from hpc.exchange.base import Exchange
+from hpc.exchange.traffic import Traffic
+
+
+class OwnPace(Exchange):
+    """An exchange that waits for nobody (each worker has its own clock, B 2.3.3.3).
+
+    What is shared is the sum of all workers' steps: a pause is due when it has reached what it would have been, had
+    they trained in step. A rank that is far ahead waits shortly before a pause, so that nobody runs past it.
+
+    Args:
+        comm: the ranks.
+        model: this rank's network.
+        agenda: when the ranks pause.
+        workers: how many of the ranks train.
+    """
+
+    def __init__(self, comm: Communicator, model: nn.Module, agenda: Agenda, workers: int) -> None:
+        super().__init__(comm, model, agenda)
+        self.workers = workers
+        self._traffic: Traffic | None = None
+        self._known = (0, 0)
+        """(steps of all ranks together, this rank's own among them), as of the last sum."""
+
+    @abstractmethod
+    def _open(self) -> Traffic:
+        """Start to talk: called before the first step, with the state that a checkpoint held. Collective."""
+
+    @abstractmethod
+    def _mix(self) -> None:
+        """Take in what has arrived."""
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Go on from a place that all know. Collective."""
+        if self.comm.size == 1:
+            self.agenda.resume(epoch, step)
+            return
+        self._count(step)
+        self.agenda.resume(epoch, self._known[0])
+        if self._traffic is None:
+            self._traffic = self._open()
+        self._traffic.start()
+
+    def pause(self, step: int, *, requested: bool) -> Pause | None:
+        """What the sums of all ranks' reports say, wherever this rank is.
+
+        What is left to the next pause belongs to all workers alike: one that has made its part since it last heard of
+        the others waits for news. Far from a pause that never happens; it keeps quick ranks from running past it.
+        """
+        traffic = self._traffic
+        if traffic is None:
+            return self.agenda.due(step, stop=requested)
+        traffic.report[:2] = step, requested
+        while traffic.pause is None:
+            known = self._known
+            total, own = known
+            if step - own < max(1, -(-self.agenda.left(total) // self.workers)):
+                break
+            traffic.wait(partial(self._heard_since, known), self._mix)
+        return traffic.pause
+
+    def _heard_since(self, known: tuple[int, int]) -> bool:
+        return self._known is not known
+
+    def made(self, step: int) -> int:
+        """The mean over workers, as far as it is known."""
+        return self._known[0] // self.workers if self.comm.size > 1 else step
+
+    def quiesce(self) -> None:
+        """Everything under way arrives, and everybody's steps are counted. Collective."""
+        if self._traffic is not None:
+            self._traffic.settle(self._mix)
+            self._count(int(self._traffic.report[0]))
+
+    def _count(self, step: int) -> None:
+        """The steps of all ranks together. Collective."""
+        self._known = (sum(self.comm.gather(step, "count steps")), step)
+
+    def close(self) -> None:
+        """The run has ended on every rank. Collective."""
+        if self._traffic is not None:
+            self._traffic.close()
+
+    def _decide(self, everyone: Report, own: Report) -> Pause | None:
+        """Of the sums of all reports, the same on every rank. Called by whoever moves the messages."""
+        self._known = (int(everyone[0]), int(own[0]))
+        return self.agenda.due(self._known[0], stop=bool(everyone[1]))
