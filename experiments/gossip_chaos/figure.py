@@ -22,7 +22,7 @@ def read() -> pd.DataFrame:
     names = [f"{library}-{transport}.csv" for library in LIBRARIES for transport in TRANSPORTS]
     frames = [pd.read_csv(RESULTS / name) for name in names if (RESULTS / name).exists()]
     rows = pd.concat(frames, ignore_index=True)
-    rows["kind"] = [f"{LIBRARIES[row.library]}, {TRANSPORTS[row.transport]}" for row in rows.itertuples()]
+    rows["kind"] = rows["library"].map(LIBRARIES) + ", " + rows["transport"].map(TRANSPORTS)
     return rows
 
 
