@@ -121,11 +121,13 @@ class Engine:
         while True:
             exchange.resume(place.epoch, self.taken)
             pause = self._train()
+            self._beat("bringing messages to rest")
             exchange.quiesce()
             place.step = exchange.made(self.taken)
             if pause is not Pause.SAVE:
                 return pause
             self._save()
+            self._beat("training")
 
     def _train(self) -> Pause:
         """Train until the ranks pause; why they do."""
@@ -312,6 +314,7 @@ class Engine:
         here = (self.place.step, self.place.epoch)
         if self._saved == here:
             return
+        self._beat("writing a checkpoint")
         self._clock.enter("checkpoint")
         self.place.seconds = time.monotonic() - self._started
         shared, own = self._state()

@@ -66,16 +66,53 @@ def rank_file(run_dir: Path, rank: int) -> Path:
     return run_dir / LOGS / f"rank-{rank:04d}.json"
 
 
-def last_seen(run_dir: Path, clock: Callable[[], float] = time.time) -> str:
-    """What every rank was last seen doing, the longest silent first: for the error of a rank that waited."""
-    seen = []
+def forget(run_dir: Path, rank: int, size: int) -> None:
+    """Remove a rank's sign of life of an earlier start, and rank 0 those of ranks that are no more: they are gone."""
+    numbers = (int(path.stem.removeprefix("rank-")) for path in (run_dir / LOGS).glob("rank-*.json"))
+    for number in [rank, *(number for number in numbers if rank == 0 and number >= size)]:
+        rank_file(run_dir, number).unlink(missing_ok=True)
+
+
+def signs(run_dir: Path) -> list[dict[str, Any]]:
+    """The last sign of life of every rank, in their order."""
+    found = []
     for path in sorted((run_dir / LOGS).glob("rank-*.json")):
         try:
-            sign = json.loads(path.read_text())
+            found.append(json.loads(path.read_text()))
         except (OSError, ValueError):  # being replaced, or gone: the others still tell
             continue
-        ago = clock() - sign["heartbeat"]
-        place = f"step {sign['step']}" if "step" in sign else "start"
-        seen.append((ago, f"rank {sign['rank']} ({sign['host']}, pid {sign['pid']}): {sign['doing']} at {place}"))
+    return found
+
+
+def doing(sign: dict[str, Any]) -> str:
+    """What a rank did, and where, when it gave a sign of life."""
+    place = f"step {sign['step']}" if "step" in sign else "start"
+    return f"{sign['doing']} at {place}"
+
+
+def last_seen(run_dir: Path, clock: Callable[[], float] = time.time) -> str:
+    """What every rank was last seen doing: for the error of a rank that waited.
+
+    One that this machine knows to be stopped or gone comes first; then the longest silent.
+    """
+    seen, found = [], signs(run_dir)
+    begun = any((sign["host"], sign["pid"]) == (socket.gethostname(), os.getpid()) for sign in found)
+    for sign in found:
+        ago, trouble = clock() - sign["heartbeat"], _trouble(sign) if begun else ""  # before, they are of another start
+        text = f"rank {sign['rank']} ({sign['host']}, pid {sign['pid']}): {doing(sign)}, {ago:.0f} s ago"
+        seen.append((bool(trouble), ago, f"{text}; {trouble}" if trouble else text))
     seen.sort(reverse=True)
-    return "\n  ".join(f"{text}, {ago:.0f} s ago" for ago, text in seen)
+    return "\n  ".join(text for _, _, text in seen)
+
+
+def _trouble(sign: dict[str, Any]) -> str:
+    """What keeps a rank of this machine from going on, as far as Linux says; nothing where it does not."""
+    if sign["host"] != socket.gethostname() or not Path("/proc/self/stat").exists():
+        return ""
+    try:
+        state = Path("/proc", str(sign["pid"]), "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "that process is gone"
+    return {"T": "that process is stopped (SIGSTOP)", "t": "a debugger holds it", "Z": "that process is gone"}.get(
+        state, ""
+    )

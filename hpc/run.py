@@ -21,7 +21,7 @@ from hpc.engine import Engine, Parts, Stop
 from hpc.errors import ConfigError, RunError
 from hpc.exchange import Agenda
 from hpc.failure import STOPPED
-from hpc.heartbeat import Heartbeat
+from hpc.heartbeat import Heartbeat, forget
 from hpc.objective import Objective
 from hpc.output import Unfailing, say, stream
 from hpc.progress import Silent, show
@@ -81,6 +81,7 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
     if loaded is not None:
         engine.restore(loaded)
         shown_early += loaded.passed_over
+    forget(Path(config.run_dir), comm.rank, comm.size)
     shown: Any = Silent()
     if comm.rank == 0:
         shown = show(

@@ -16,6 +16,7 @@ from hpc.errors import ConfigError, RunError
 from hpc.output import say
 from hpc.signals import StopRequest
 from jobs.launch import find_mpiexec, launch
+from jobs.watch import FirstToEnd
 
 
 def train(
@@ -99,7 +100,8 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     that of a signal (2 for Ctrl-C), or 0 for ranks that it cleaned up. The folder's status says what happened.
     """
     began = time.time()
-    code, asked, twice = launch(ranks, program, stop)
+    with FirstToEnd(run_dir, ranks) as first:
+        code, asked, twice = launch(ranks, program, stop)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:
@@ -113,7 +115,7 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     if twice:
         say(f"structlearn: interrupted twice, ended without a checkpoint; {remedy}", sys.stderr)
         return 130
-    message = f"a rank was ended by a signal (mpiexec returned {code}): killed, out of memory, or as said above"
+    message = f"{first} was ended by a signal (mpiexec returned {code}): killed, out of memory, or as said above"
     if asked:  # ranks that are still starting cannot do more than end
         message = "stopped while the ranks were starting"
     code = 75 if goes_on or asked else 1

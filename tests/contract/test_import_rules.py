@@ -41,7 +41,7 @@ PLANTED = {
         ("jobs/launch.py", "import torch"),
         ("hpc/config/types.py", "import hpc.comm"),
     ],
-    "jobs enters hpc through its configuration, its errors, output, signals and hpc.rank": [
+    "jobs enters hpc through its configuration, its errors, output, signals, signs of life and hpc.rank": [
         ("jobs/launch.py", "import hpc.heartbeat"),
     ],
     "the configuration is checked without torch, MPI or HDF5": [

@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
 from hpc import heartbeat as module
-from hpc.heartbeat import EVERY_S, Heartbeat, last_seen, rank_file
+from hpc.heartbeat import EVERY_S, Heartbeat, forget, last_seen, rank_file
 
 
 @pytest.fixture
@@ -128,3 +131,71 @@ def test_a_sign_that_cannot_be_read_does_not_hide_the_others(run_dir, broken):
 
 def test_without_any_sign_there_is_nothing_to_say(tmp_path):
     assert last_seen(tmp_path) == ""
+
+
+@pytest.fixture
+def sleeper():
+    """A process that does nothing, as somebody's child."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def sign_of(run_dir, rank, pid, ago):
+    beating(run_dir, rank, 3).beat("running", "training", step=7)
+    sign = json.loads(rank_file(run_dir, rank).read_text())
+    rank_file(run_dir, rank).write_text(json.dumps(sign | {"pid": pid, "heartbeat": 6000.0 - ago}))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a process does")
+def test_a_rank_that_is_stopped_comes_first_however_long_the_others_are_silent(run_dir, sleeper):
+    sleeper.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED)
+    sign_of(run_dir, 0, os.getpid(), 30)
+    sign_of(run_dir, 1, sleeper.pid, 2)
+    first, second = last_seen(run_dir, lambda: 6000.0).split("\n  ")
+    assert first.startswith("rank 1 ")
+    assert first.endswith("training at step 7, 2 s ago; that process is stopped (SIGSTOP)")
+    assert second.endswith("training at step 7, 30 s ago")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a process does")
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_rank_that_is_gone_is_told_whether_or_not_its_parent_knows(run_dir, sleeper, reaped):
+    sleeper.kill()
+    if reaped:
+        sleeper.wait()
+    else:
+        os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    sign_of(run_dir, 0, os.getpid(), 30)
+    sign_of(run_dir, 1, sleeper.pid, 2)
+    assert last_seen(run_dir, lambda: 6000.0).split("\n")[0].endswith("2 s ago; that process is gone")
+
+
+def test_nothing_is_said_about_the_processes_of_other_machines(run_dir):
+    sign_of(run_dir, 0, os.getpid(), 1)
+    sign_of(run_dir, 1, 2**22 + 1, 2)
+    sign = json.loads(rank_file(run_dir, 1).read_text())
+    rank_file(run_dir, 1).write_text(json.dumps(sign | {"host": "elsewhere"}))
+    assert last_seen(run_dir, lambda: 6000.0).split("\n")[0].endswith("2 s ago")
+
+
+@pytest.mark.parametrize(("rank", "kept"), [(0, [1]), (1, [0, 2])])
+def test_signs_of_an_earlier_start_are_forgotten(run_dir, rank, kept):
+    """Each rank forgets its own, and the first those of ranks that there are no more."""
+    for number in range(3):
+        beating(run_dir, number, 3).beat("running", "training")
+    (run_dir / "logs" / "rank-0001.err").write_text("kept")
+    forget(run_dir, rank, 2)
+    assert sorted(path.name for path in (run_dir / "logs").iterdir()) == sorted(
+        ["rank-0001.err", *(f"rank-{number:04d}.json" for number in kept)]
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a process does")
+def test_before_this_process_has_given_a_sign_those_of_others_are_of_an_earlier_start(run_dir, sleeper):
+    sleeper.kill()
+    sleeper.wait()
+    sign_of(run_dir, 0, sleeper.pid, 3600)
+    assert last_seen(run_dir, lambda: 6000.0).endswith("3600 s ago")

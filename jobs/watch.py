@@ -1,0 +1,74 @@
+"""Which of the local ranks ended first: when a signal ends one, mpiexec ends the others in the same moment."""
+
+import os
+import select
+import threading
+import time
+from pathlib import Path
+from typing import Final, Self
+
+from hpc.heartbeat import doing, signs
+
+LOOK_S: Final = 0.2
+
+
+class FirstToEnd:
+    """A context manager; after it, as text, the rank that ended first and what it was doing.
+
+    mpiexec does not say. MPICH's prints a process number, but that of the first rank whichever was killed (5.0.2). The
+    kernel tells whoever holds a process open that it ended, as soon as it tells the parent; a rank that mpiexec then
+    kills takes some milliseconds to end, because it gives back its memory first.
+
+    Args:
+        run_dir: the run's folder: ranks write into it which process they are.
+        ranks: how many.
+    """
+
+    def __init__(self, run_dir: Path, ranks: int) -> None:
+        self._run_dir, self._ranks = run_dir, ranks
+        self._began = time.time()
+        self._over = threading.Event()
+        self._first: list[int] = []
+        self._open: dict[int, int] = {}
+        """Ranks by the descriptor of their process."""
+        self._thread = threading.Thread(target=self._watch, name="first to end", daemon=True)
+
+    def __enter__(self) -> Self:
+        if hasattr(os, "pidfd_open"):  # Linux
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        for descriptor in self._open:
+            os.close(descriptor)
+
+    def __str__(self) -> str:
+        told = [
+            f"rank {sign['rank']} ({sign['host']}, pid {sign['pid']}), last seen {doing(sign)},"
+            for sign in signs(self._run_dir)
+            if sign["rank"] in self._first
+        ]
+        return " or ".join(told) or "a rank"
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        while not self._first and not self._over.is_set():
+            if len(self._open) < self._ranks:
+                self._look(poll)
+            ended = poll.poll(1e3 * LOOK_S)
+            self._first = sorted(self._open[descriptor] for descriptor, _ in ended)
+
+    def _look(self, poll: "select.poll") -> None:
+        """Open the processes of ranks that have given a sign of life in this start."""
+        for sign in signs(self._run_dir):
+            if sign["heartbeat"] < self._began or sign["rank"] in self._open.values():
+                continue
+            try:
+                descriptor = os.pidfd_open(sign["pid"])
+            except OSError:  # gone already, or a kernel before 5.3
+                continue
+            self._open[descriptor] = sign["rank"]
+            poll.register(descriptor, select.POLLIN)
