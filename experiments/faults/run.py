@@ -43,8 +43,8 @@ PHASES = {"training": (2, 80), "mixing": (2, 80), "checkpoint": (2, 5), "drain":
 """Between which entries of a phase the fault comes."""
 HANG_S = 60.0
 COLUMNS = (
-    "run", "trial", "ranks", "kind", "phase", "victim", "moment", "detected", "seconds", "exit_code", "code_ok", "message",
-    "told_ok", "orphans", "checkpoints", "checkpoint_ok", "resumed_at", "resumed_ok", "state", "end_ok",
+    "run", "trial", "ranks", "kind", "phase", "victim", "moment", "detected", "seconds", "exit_code", "code_ok",
+    "message", "told_ok", "orphans", "checkpoints", "checkpoint_ok", "resumed_at", "resumed_ok", "state", "end_ok",
 )  # fmt: skip
 
 
@@ -121,7 +121,12 @@ def told(kind: str, victim: int, run_dir: Path, errors: str, resumable: bool) ->
         return in_log and f"structlearn: rank {victim}: FaultError: a fault that was asked for" in errors
     if kind == "SIGTERM":
         return "structlearn:" not in errors
-    return bool(re.search(rf"rank {victim}\b.*(train|evaluat|start|checkpoint|drain)", errors)) and again == resumable
+    who = rf"rank {victim} \([^)]*\)"
+    doing = r"(starting|training|evaluating|bringing messages to rest|writing a checkpoint) at step \d+"
+    lost = (
+        rf"{who}, last seen {doing}, was ended" if kind == "SIGKILL" else rf"{who}: {doing}, \d+ s ago; .* is stopped"
+    )
+    return bool(re.search(lost, errors)) and again == resumable
 
 
 def first_line(errors: str, run_dir: Path) -> str:
