@@ -109,6 +109,8 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
         if status["state"] in {"done", "stopped"}:
             return 0 if status["state"] == "done" else 75
     if code in {1, 2, 75} and not asked:
+        if status.get("heartbeat", 0) >= began:  # rank 0 gave a sign of life just after another rank's last word
+            ended(run_dir, "stopped" if code == 75 else "failed", "a rank ended it and said why; see the output", code)
         return code
     goes_on = resumable(run_dir)
     remedy = f"run the same command again to {'go on from the last checkpoint' if goes_on else 'start over'}"

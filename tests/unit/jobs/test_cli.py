@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,6 +227,23 @@ def test_a_launcher_has_the_last_word_on_the_number(
         with pytest.raises(ConfigError, match=f"already started 2 \\({variable}\\)"):
             go()
     assert launched == []
+
+
+@pytest.mark.parametrize(("code", "state"), [(1, "failed"), (2, "failed"), (75, "stopped")])
+def test_a_sign_of_life_after_the_last_word_does_not_leave_a_run_running(
+    code: int, state: str, structlearn: Called, launched: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A rank says why it ends the others; before it has, rank 0 overwrites the status with where it is."""
+
+    def launch(_ranks: int, line: list[str], _stop: object) -> tuple[int, bool, bool]:
+        status = {"state": "running", "heartbeat": time.time(), "step": 7}
+        (Path(line[3]) / "status.json").write_text(json.dumps(status), encoding="utf-8")
+        return code, False, False
+
+    monkeypatch.setattr(train, "launch", launch)
+    assert structlearn("train", "--ranks", "2", "--run_dir", "r")[0] == code
+    status = json.loads((tmp_path / "r" / "status.json").read_text(encoding="utf-8"))
+    assert (status["state"], status["exit_code"], status["step"]) == (state, code, 7)
 
 
 # --- the real command ----------------------------------------------------------------------------------
