@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import psutil
+from sklearn.datasets import load_digits
 
 from hpc.checkpoint import Checkpoints
 from hpc.comm import Alone
@@ -41,15 +43,25 @@ RESULTS = HERE / "results" / "trials.csv"
 KINDS = ("SIGKILL", "SIGSTOP", "SIGTERM", "exception")
 PHASES = {"training": (2, 80), "mixing": (2, 80), "checkpoint": (2, 5), "drain": (2, 5)}
 """Between which entries of a phase the fault comes."""
-HANG_S = 60.0
+HANG_S = 180.0
 COLUMNS = (
     "run", "trial", "ranks", "kind", "phase", "victim", "moment", "detected", "seconds", "exit_code", "code_ok",
     "message", "told_ok", "orphans", "checkpoints", "checkpoint_ok", "resumed_at", "resumed_ok", "state", "end_ok",
 )  # fmt: skip
 
 
+def write_digits(path: Path) -> None:
+    """The 1,797 digits as a table: 64 pixels and the class."""
+    digits = load_digits()
+    table = np.column_stack([digits.data, digits.target]).astype(int)
+    names = ",".join([*(f"pixel{place}" for place in range(64)), "digit"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, table, "%d", ",", header=names, comments="")
+
+
 def start(run_dir: Path, ranks: int, fault: dict[str, Any]) -> "subprocess.Popen[bytes]":
     line = [sys.executable, "-m", "jobs", "train", str(HERE / "small.yaml"), "--ranks", str(ranks)]
+    line += ["--data.root", str(run_dir.parent.parent / "digits.csv")]
     env = os.environ | {
         "FAULT": json.dumps(fault), "FAULT_RUN": str(run_dir), "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(HERE / "early"), str(ROOT)]),
@@ -207,6 +219,7 @@ def main() -> None:
     wanted = deck(draw, arguments.trials, Counter((row["kind"], row["phase"]) for row in before))
     run, number = (int(before[-1]["run"]) + 1, int(before[-1]["trial"]) + 1) if before else (0, 0)
     RESULTS.parent.mkdir(exist_ok=True)
+    write_digits(arguments.work / "digits.csv")
     with RESULTS.open("a", newline="") as file:
         rows = csv.DictWriter(file, COLUMNS)
         if not before:
