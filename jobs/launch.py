@@ -18,6 +18,10 @@ from hpc.config.launcher import OUR_LAUNCHER
 from hpc.errors import ConfigError
 from hpc.signals import SIGNALS, StopRequest, end_with_parent
 
+_STEP: Final = ("SLURM_", "PMI_", "PMIX_", "OMPI_")
+"""How launchers tell a rank where it belongs."""
+_SETTINGS: Final = ("OMPI_MCA_",)
+"""How users tell Open MPI how to work; MPICH's begin with MPIR_CVAR_."""
 _OPEN_MPI: Final = ("Open MPI", "OpenRTE", "PRRTE", "prterun")
 
 
@@ -48,7 +52,7 @@ def command(mpiexec: Path, ranks: int, program: Sequence[str]) -> list[str]:
 
 def environment(ranks: int) -> dict[str, str]:
     """The ranks' environment: threads shared out, a surrounding SLURM step hidden, the terminal announced."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PMI_", "PMIX_", "OMPI_"))}
+    env = {key: value for key, value in os.environ.items() if key.startswith(_SETTINGS) or not key.startswith(_STEP)}
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // ranks)))
     env[OUR_LAUNCHER] = str(ranks)
     env["STRUCTLEARN_TERMINAL"] = (

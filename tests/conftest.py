@@ -1,6 +1,7 @@
 """What all tests share: ranks of MPI as a fixture, and a run compared with another bit for bit."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,14 +14,21 @@ import pytest
 from hpc.signals import SIGNALS
 
 ROOT = Path(__file__).parent.parent
+TRANSPORTS: dict[str, dict[str, str]] = runpy.run_path(str(ROOT / "tests" / "support" / "transports.py"))["TRANSPORTS"]
 Started = subprocess.CompletedProcess[str]
 
 
-def environment() -> dict[str, str]:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which way the messages of ranks go; which MPI library moves them is this Python's affair."""
+    parser.addoption("--transport", choices=tuple(TRANSPORTS), default="shm", help="how messages between ranks travel")
+
+
+@pytest.fixture(scope="session")
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     """The environment of a process that must not think it is inside this one's launcher."""
     hidden = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "STRUCTLEARN_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    return env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | TRANSPORTS[request.config.getoption("--transport")]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +41,7 @@ def _signals_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Callable[..., Started]:
+def train(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Started]:
     """Run ``structlearn train`` with overrides; a run that hangs is an error after two minutes."""
 
     def run(
@@ -42,7 +50,7 @@ def train(tmp_path: Path) -> Callable[..., Started]:
         command = [sys.executable, *program, "train", *arguments]
         return subprocess.run(
             command,
-            env=environment() | (env or {}),
+            env=environment | (env or {}),
             cwd=tmp_path,
             text=True,
             timeout=120,
@@ -54,7 +62,7 @@ def train(tmp_path: Path) -> Callable[..., Started]:
 
 
 @pytest.fixture
-def ranks() -> Callable[..., Started]:
+def ranks(environment: dict[str, str]) -> Callable[..., Started]:
     """Run a Python file on N ranks of MPI."""
 
     def run(number: int, *program: str, timeout: float = 120, env: dict[str, str] | None = None) -> Started:
@@ -62,7 +70,7 @@ def ranks() -> Callable[..., Started]:
 
         line = command(find_mpiexec(), number, [sys.executable, *program])
         return subprocess.run(
-            line, env=environment() | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
+            line, env=environment | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
         )
 
     return run

@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -30,32 +31,8 @@ START_S = 300.0
 WORLD_S = 30.0
 """A start may take START_S and WORLD_S for each of its worlds; past it, it hangs."""
 DRAIN_S = 1.0
-TRANSPORTS: dict[str, dict[str, str]] = {
-    "shm": {},  # what the library takes among ranks of one machine
-    # MPICH leaves its shared memory only if it is told that no rank is near. Its UCX, then the default, loses messages
-    # that are received from whoever sends (MPICH 5.0.2, see README.md); its OFI does not.
-    "tcp": {
-        "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self",
-        "MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp",
-    },
-}  # fmt: skip
-PROBE = """
-import numpy
-from mpi4py import MPI
-
-def loopback():
-    (line,) = [line for line in open("/proc/net/dev") if line.strip().startswith("lo:")]
-    return int(line.split()[1])
-
-comm, message = MPI.COMM_WORLD, numpy.zeros(40_000_000, numpy.uint8)
-comm.Barrier()
-before = loopback()
-comm.Send(message, 1) if comm.rank == 0 else comm.Recv(message, 0)
-comm.Barrier()
-if comm.rank == 0:
-    library = "openmpi" if "Open MPI" in MPI.Get_library_version() else "mpich"
-    print(library, (loopback() - before) / message.size, flush=True)
-"""
+TALK = ROOT / "tests" / "support" / "transports.py"
+TRANSPORTS: dict[str, dict[str, str]] = runpy.run_path(str(TALK))["TRANSPORTS"]
 
 
 def environment(transport: str) -> dict[str, str]:
@@ -66,7 +43,7 @@ def environment(transport: str) -> dict[str, str]:
 
 def probe(transport: str) -> tuple[str, float]:
     """(the library; how many bytes went over the loopback device for each byte that rank 0 sent to rank 1)."""
-    line = command(find_mpiexec(), 2, [sys.executable, "-c", PROBE])
+    line = command(find_mpiexec(), 2, [sys.executable, str(TALK)])
     done = subprocess.run(line, env=environment(transport), capture_output=True, text=True, check=True, timeout=120)
     library, ratio = done.stdout.split()
     return library, float(ratio)

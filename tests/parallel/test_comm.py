@@ -28,3 +28,12 @@ def test_many(name, number, ranks):
     done = ranks(number, str(FILE), name)
     expected = 1 if "never" in name else number
     assert done.stdout.count("passed") == expected, done.stderr
+
+
+@pytest.mark.parallel
+def test_messages_go_the_way_that_was_asked_for(ranks, request):
+    """Else all tests under --transport tcp would show nothing."""
+    done = ranks(2, str(FILE.parents[1] / "support" / "transports.py"))
+    assert done.returncode == 0, done.stderr
+    over_loopback = float(done.stdout.split()[1])
+    assert over_loopback > 0.9 if request.config.getoption("--transport") == "tcp" else over_loopback < 0.1
