@@ -189,6 +189,22 @@ def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
     ]  # fmt: skip
 
 
+def prepare(optimizer: Optimizer) -> None:
+    """Have the optimiser make its running averages, as zeros, where it has not stepped yet."""
+    if optimizer.state:
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    forget(optimizer)  # weight decay and the count of steps
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
 def forget(optimizer: Optimizer) -> None:
     """Set all of the optimiser's state to zero, its count of steps included: Adam corrects its averages by it."""
     state = [value for parts in optimizer.state.values() for value in parts.values() if isinstance(value, torch.Tensor)]

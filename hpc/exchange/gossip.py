@@ -1,6 +1,5 @@
 """Gossip: each rank pushes its weights to another now and then, and waits for nobody (GoSGD, B Alg. 3-4)."""
 
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -10,9 +9,9 @@ from torch.optim import Optimizer
 from hpc.comm import Communicator
 from hpc.config.training import Gossip as GossipConfig
 from hpc.exchange import mass, peers
-from hpc.exchange.agenda import Agenda, Pause
-from hpc.exchange.agreement import Report
-from hpc.exchange.base import Exchange, forget, running_averages, weights_and_buffers
+from hpc.exchange.agenda import Agenda
+from hpc.exchange.base import forget, prepare, running_averages, weights_and_buffers
+from hpc.exchange.pace import OwnPace
 from hpc.exchange.post import Post
 from hpc.exchange.replay import Kind
 from hpc.exchange.sketch import Sketch, estimate
@@ -24,7 +23,7 @@ INBOXES = 2
 """Messages that can wait to be mixed. A third sender waits, and skips its next pushes: memory stays bounded."""
 
 
-class Gossip(Exchange):
+class Gossip(OwnPace):
     """Sum-weight gossip with a mass in integers (see :mod:`hpc.exchange.mass`).
 
     A rank that pushes halves its mass and sends the other half with its weights; one that receives takes the mean
@@ -56,16 +55,14 @@ class Gossip(Exchange):
         seed: int,
         deadline_s: float,
     ) -> None:
-        super().__init__(comm, model, agenda)
+        super().__init__(comm, model, agenda, comm.size)
         self._optimizer, self._config, self._deadline_s = optimizer, config, deadline_s
         self.masses = [mass.UNITS] * config.slices
         self._seed = seed_for(seed, "exchange")  # of what all ranks share
         self._draws = peers.Draws(seed, comm.rank)
         self._peers = peers.build(config, comm.rank, comm.size) if comm.size > 1 else None
         self._channel = comm.channel() if comm.size > 1 else None
-        self._post: Post | None = None
-        self._known = (0, 0)
-        """(steps of all ranks together, this rank's own among them), as of the last sum."""
+        self._traffic: Post | None = None
         self._sketch: Sketch | None = None
         self._next_sketch, self._offered = 0, False
         self._taken_at: int | None = None
@@ -78,7 +75,8 @@ class Gossip(Exchange):
         """Mix what has arrived; perhaps push."""
         if self._peers is None:
             return
-        post = self._post or self._open()
+        post = self._traffic
+        assert post is not None, "resume() comes before the first step"
         post.check()
         self._note(Kind.STEP, -1, 0, 0)
         self._mix()
@@ -105,7 +103,7 @@ class Gossip(Exchange):
         self._note(Kind.SEND, to, self.masses[part], given)
 
     def _mix(self) -> None:
-        post = self._post
+        post = self._traffic
         assert post is not None
         while post.arrived:
             message = post.arrived.popleft()
@@ -148,77 +146,24 @@ class Gossip(Exchange):
 
     # --- pauses ----------------------------------------------------------------------------------------
 
-    def resume(self, epoch: int, step: int) -> None:
-        """Go on from a place that all know."""
-        self._count(step)
-        self.agenda.resume(epoch, self._known[0])
-        if self._post is not None:
-            self._post.start()
-
-    def pause(self, step: int, *, requested: bool) -> Pause | None:
-        """What the sums of all ranks' reports say, wherever this rank is.
-
-        What is left to the next pause belongs to all ranks alike: one that has made its part since it last heard of
-        the others waits for news. Far from a pause that never happens; it keeps quick ranks from running past it.
-        """
-        post = self._post
-        if post is None:
-            return self.agenda.due(step, stop=requested)
-        post.report[:2] = step, requested
-        while post.pause is None:
-            known = self._known
-            total, own = known
-            if step - own < max(1, -(-self.agenda.left(total) // self.comm.size)):
-                break
-            post.wait(partial(self._heard_since, known), self._mix)
-        return post.pause
-
-    def _heard_since(self, known: tuple[int, int]) -> bool:
-        return self._known is not known
-
-    def made(self, step: int) -> int:
-        """The mean over ranks, as far as it is known."""
-        return self._known[0] // self.comm.size if self.comm.size > 1 else step
-
     def quiesce(self) -> None:
         """Every message comes to its receiver, and everybody's steps are counted. Collective."""
-        if self._post is not None:
-            self._post.settle(self._mix)
-            self._hear(self._post)  # so that all ranks have heard of the same sums
-            self._count(int(self._post.report[0]))
-
-    def _count(self, step: int) -> None:
-        """The steps of all ranks together. Collective."""
-        self._known = (sum(self.comm.gather(step, "count steps")), step)
-
-    def close(self) -> None:
-        """The run has ended on every rank. Collective."""
-        if self._post is not None:
-            self._post.close()
-
-    def _decide(self, everyone: Report, own: Report) -> Pause | None:
-        """Of the sums of all reports, the same on every rank. Called by whoever moves the messages."""
-        self._known = (int(everyone[0]), int(own[0]))
-        return self.agenda.due(self._known[0], stop=bool(everyone[1]))
+        super().quiesce()
+        if self._traffic is not None:
+            self._hear(self._traffic)  # so that all ranks have heard of the same sums
 
     def _open(self) -> Post:
-        """Made after the first step: before, the optimiser has no running averages that could travel."""
+        weights = [parameter.detach() for parameter in self.model.parameters()]
+        self._sketch = Sketch(cut(weights, 1)[0], self._seed)
         slices = cut(weights_and_buffers(self.model), self._config.slices)
-        weights = [
-            view for part in cut([parameter.detach() for parameter in self.model.parameters()], 1) for view in part
-        ]
-        self._sketch = Sketch(weights, self._seed)
         if self._config.momentum == "mix":
+            prepare(self._optimizer)
             averages = cut(running_averages(self._optimizer), self._config.slices)
             slices = [weights + more for weights, more in zip(slices, averages, strict=True)]
         outbox, *inboxes = [Message(slices, self._config.payload, 0) for _ in range(1 + INBOXES)]
         threaded = self._config.progress == "thread"
         assert self._channel is not None
-        self._post = Post(
-            self._channel, outbox, inboxes, self.comm.size, self._deadline_s, self._decide, threaded=threaded
-        )
-        self._post.start()
-        return self._post
+        return Post(self._channel, outbox, inboxes, self.comm.size, self._deadline_s, self._decide, threaded=threaded)
 
     # --- what the ranks stand for ----------------------------------------------------------------------
 

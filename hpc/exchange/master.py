@@ -60,7 +60,7 @@ class WithMaster(OwnPace):
         self.counters.mass = float(comm.rank == MASTER)
         self._tau, self._progress, self._deadline_s = config.tau, config.progress, deadline_s
         self._step = 0
-        self._star: Star | None = None
+        self._traffic: Star | None = None
         self._channel = comm.channel() if comm.size > 1 else None
         self._weights = cut([parameter.detach() for parameter in model.parameters()], 1)[0]
         self._statistics = cut(float_buffers(model), 1)[0]
@@ -102,7 +102,7 @@ class WithMaster(OwnPace):
         """Take in the master's answer; perhaps ask."""
         if self.comm.size == 1:
             return
-        star = self._star
+        star = self._traffic
         assert star is not None, "resume() comes before the first step"
         star.check()
         self._step = step
@@ -114,8 +114,8 @@ class WithMaster(OwnPace):
 
     def attend(self) -> None:
         """Serve the workers for a moment: all that a master does on a rank of its own."""
-        assert self._star is not None
-        self._star.attend()
+        assert self._traffic is not None
+        self._traffic.attend()
 
     def _ask(self, star: Star, step: int) -> None:
         assert star.box is not None
@@ -128,7 +128,7 @@ class WithMaster(OwnPace):
         self._note("ask", step)
 
     def _mix(self) -> None:
-        star = self._star
+        star = self._traffic
         assert star is not None
         if star.box is None or not star.answered():
             return
@@ -149,9 +149,9 @@ class WithMaster(OwnPace):
     def quiesce(self) -> None:
         """Every request is answered, and every answer taken in. Collective."""
         super().quiesce()
-        if self._star is not None:
-            self.counters.bytes_sent += self._star.bytes_sent
-            self._star.bytes_sent = 0
+        if self._traffic is not None:
+            self.counters.bytes_sent += self._traffic.bytes_sent
+            self._traffic.bytes_sent = 0
 
     def _open(self) -> Star:
         views = self._weights + self._statistics
@@ -165,7 +165,7 @@ class WithMaster(OwnPace):
             remote = self.comm.size - 1
             slots = [Envelope(self._centre.nbytes, 0) for _ in range(min(SLOTS, remote))]
         assert self._channel is not None
-        self._star = Star(
+        return Star(
             self._channel,
             self.comm.size,
             self._deadline_s,
@@ -175,7 +175,6 @@ class WithMaster(OwnPace):
             desk=desk,
             slots=slots,
         )
-        return self._star
 
     # --- what the ranks stand for ----------------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class WithMaster(OwnPace):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave. Before the first :meth:`resume`."""
         super().load_state_dict(state)
-        assert self._star is None
+        assert self._traffic is None
         if state["centre"] is not None:
             self._centre = state["centre"].cpu().clone()
 

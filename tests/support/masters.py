@@ -220,13 +220,13 @@ def one_at_a_time(size: int, build: Any, schedule: list[int], *, own: bool = Fal
                 steps += 1
                 make_step(model, comm.rank, steps)
                 strategy.after_step(steps)
-                while not strategy._star.free():
-                    strategy._star.pump()
+                while not strategy._traffic.free():
+                    strategy._traffic.pump()
                     strategy._mix()
                     assert time.monotonic() < until
                 turn[0] = tick + 1
             while turn[0] <= tick:
-                strategy._star.pump()
+                strategy._traffic.pump()
                 assert time.monotonic() < until, "the tick does not end"
         return Ended(model, strategy, steps, 0)
 

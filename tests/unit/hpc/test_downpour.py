@@ -108,7 +108,7 @@ def test_late_answers_do_what_the_definition_says(size, master, progress):
     ended = masters.many(size, build(tau=2, master=master, progress=progress), seed=size, workers=workers)
     start = np.stack([masters.numbers(masters.net(100 * size + rank)) for rank in range(size)])
     count = len(masters.weights(ended[0].model))
-    served, logs = ended[0].strategy._star.desk.events, [each.strategy.events for each in ended]
+    served, logs = ended[0].strategy._traffic.desk.events, [each.strategy.events for each in ended]
     Played.workers = workers
     played = Played(start, count, served, logs, [each.steps for each in ended])
     np.testing.assert_allclose(ended[0].strategy._centre.numpy(), played.centre, rtol=1e-10, atol=1e-12)

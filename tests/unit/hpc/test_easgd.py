@@ -195,7 +195,7 @@ def test_late_answers_do_what_the_definition_says(size, master, progress):
     ended = masters.many(size, build(tau=2, master=master, progress=progress), seed=size, workers=workers)
     start = np.stack([masters.numbers(masters.net(100 * size + rank)) for rank in range(size)])
     count = len(masters.weights(ended[0].model))
-    served, logs = ended[0].strategy._star.desk.events, [each.strategy.events for each in ended]
+    served, logs = ended[0].strategy._traffic.desk.events, [each.strategy.events for each in ended]
     Played.alpha = 0.9 / workers
     played = Played(start, count, served, logs, [each.steps for each in ended])
     np.testing.assert_allclose(ended[0].strategy._centre.numpy(), played.centre, rtol=1e-11)
@@ -244,12 +244,12 @@ def test_an_exchange_that_is_due_while_another_is_under_way_is_skipped_and_count
                 strategy.after_step(step)
             assert (strategy.counters.sent, strategy.counters.skipped) == (1, 3)
             world.held = set()
-            while not strategy._star.free():
-                strategy._star.pump()
+            while not strategy._traffic.free():
+                strategy._traffic.pump()
                 strategy._mix()
             free.append(True)
         while not free:
-            strategy._star.pump()
+            strategy._traffic.pump()
         return strategy.counters
 
     counters = channel.together(world, body)
@@ -259,7 +259,7 @@ def test_an_exchange_that_is_due_while_another_is_under_way_is_skipped_and_count
 
 def test_the_master_holds_few_messages_however_many_workers_ask():
     ended = masters.many(9, build(tau=1, progress="inline"), slow=0.0005, epochs=1)
-    star = ended[0].strategy._star
+    star = ended[0].strategy._traffic
     assert len(star._empty) + len(star._answers) + len(star._posted) == SLOTS
     assert {worker for worker, _ in star.desk.events} == set(range(9))
 
@@ -275,7 +275,7 @@ def test_a_master_that_does_not_answer_is_named():
         strategy.resume(0, 0)
         strategy.after_step(1)
         with pytest.raises(RankTimeoutError, match=r"report how far|rank 0, the master") as found:
-            strategy.quiesce() if comm.rank else strategy._star._until(lambda: False, lambda: None, "report how far")
+            strategy.quiesce() if comm.rank else strategy._traffic._until(lambda: False, lambda: None, "report how far")
         return str(found.value)
 
     assert "rank 0, the master" in channel.together(world, body)[1]
