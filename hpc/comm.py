@@ -136,6 +136,10 @@ class Communicator(Protocol):
         """Messages apart from all others."""
         ...
 
+    def lost(self, error: BaseException) -> bool:
+        """Does this error say that another rank, or the way to it, is gone?"""
+        ...
+
     def abort(self, code: int) -> None:
         """End every rank at once with an exit code. Does not return where there are other ranks."""
         ...
@@ -189,6 +193,10 @@ class Alone:
     def channel(self) -> Channel:
         """There is nobody to send messages to."""
         raise NotImplementedError("one process has no channel")
+
+    def lost(self, error: BaseException) -> bool:
+        """There is nobody to lose."""
+        return False
 
     def abort(self, code: int) -> None:
         """Nobody to end, and the caller leaves by itself, unless others wait for this rank in MPI's start.
@@ -269,6 +277,15 @@ class Mpi:
         copy, request = self._comm.Idup()
         self._wait(request, "open a channel")
         return _MpiChannel(self._mpi, copy)
+
+    def lost(self, error: BaseException) -> bool:
+        """What MPI cannot name is trouble with the other side: a rank killed while MPICH read its memory, say.
+
+        Errors with a name of their own (a message too long, a wrong argument) are mistakes on this side.
+        """
+        mpi = self._mpi
+        nameless = {mpi.ERR_OTHER, mpi.ERR_INTERN, mpi.ERR_UNKNOWN, mpi.ERR_PROC_FAILED, mpi.ERR_REVOKED}
+        return isinstance(error, mpi.Exception) and error.Get_error_class() in nameless
 
     def abort(self, code: int) -> None:
         """MPI_Abort: the launcher ends the other ranks."""

@@ -34,7 +34,9 @@ def end_all(error: BaseException, config: Config, comm: Communicator, *, holding
     rank = _rank(comm)
     code = error.exit_code if isinstance(error, RunError) else 1
     message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, RankTimeoutError):
+    if lost := comm.lost(error):
+        message = f"another rank, or the network to it, is gone ({message.strip()})"
+    if isinstance(error, RankTimeoutError) or lost:
         code = STOPPED if resumable(run_dir) else 1
         message += f". Last signs of life:\n  {last_seen(run_dir)}"
         message += "\nRun the same command again to go on from the last checkpoint." if code == STOPPED else ""

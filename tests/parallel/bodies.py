@@ -52,6 +52,15 @@ def local_ranks_are_known(comm: Communicator) -> None:
     assert comm.gather(comm.local_rank, "test") == list(range(comm.local_size))
 
 
+def what_mpi_cannot_name_is_a_rank_that_is_gone(comm: Communicator) -> None:
+    assert not comm.lost(ValueError("something else"))
+    if comm.size > 1:
+        from mpi4py import MPI
+
+        assert comm.lost(MPI.Exception(MPI.ERR_OTHER))
+        assert not comm.lost(MPI.Exception(MPI.ERR_TRUNCATE))
+
+
 def a_rank_that_never_comes_is_an_error(comm: Communicator) -> None:
     if comm.size == 1:
         comm.barrier("nobody to wait for")
