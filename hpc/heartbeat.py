@@ -66,6 +66,13 @@ def rank_file(run_dir: Path, rank: int) -> Path:
     return run_dir / LOGS / f"rank-{rank:04d}.json"
 
 
+def forget(run_dir: Path, size: int) -> None:
+    """Remove the signs of life of ranks from number ``size`` on: there are fewer now."""
+    for path in (run_dir / LOGS).glob("rank-*.json"):
+        if path >= rank_file(run_dir, size):
+            path.unlink(missing_ok=True)
+
+
 def last_seen(run_dir: Path, clock: Callable[[], float] = time.time) -> str:
     """What every rank was last seen doing, the longest silent first: for the error of a rank that waited."""
     seen = []

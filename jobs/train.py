@@ -75,7 +75,8 @@ def _train(
         find_mpiexec()  # complains before there is a folder
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
-        return _launch(ranks, [sys.executable, "-m", "hpc.rank", str(run_dir), *options], run_dir, stop)
+        program = [sys.executable, "-m", "hpc.rank", str(run_dir), *options]
+        return _launch(ranks, program, run_dir, stop, tolerant=config.compute.fault_tolerance == "shrink")
     from hpc.rank import train as train_here  # joins a launcher's ranks: not before the checks
 
     return train_here(config, stop, progress=progress, as_json=as_json)
@@ -92,14 +93,14 @@ def _check_installed(config: Config, ranks: int) -> None:
         )
 
 
-def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest) -> int:
+def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest, *, tolerant: bool) -> int:
     """Start the ranks; the documented exit code for how they ended.
 
     mpiexec's number alone is not to be trusted: it may be that of a rank that was ended for another's failure, or
     that of a signal (2 for Ctrl-C), or 0 for ranks that it cleaned up. The folder's status says what happened.
     """
     began = time.time()
-    code, asked, twice = launch(ranks, program, stop)
+    code, asked, twice = launch(ranks, program, stop, tolerant=tolerant)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:
