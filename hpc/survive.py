@@ -76,9 +76,7 @@ class Survival:
         """What is there among those who are left, and what they agree on; nothing where one more was lost."""
         engine, comm = self._engine, None
         try:
-            comm = before.shrink()
-            if comm.size == before.size:
-                raise RankTimeoutError("messages between the ranks fail, though all of them are there")
+            comm = _less(before)
             if comm.started[0] != 0:  # the rank is gone that held the folder
                 self._lock.close()
                 self._lock.enter_context(alone_in(Path(engine.parts.config.run_dir), comm))
@@ -91,6 +89,13 @@ class Survival:
             if comm is not None:
                 comm.revoke()
             return None
+
+
+def _less(before: Ulfm) -> Ulfm:
+    comm = before.shrink()
+    if comm.size == before.size:
+        raise RankTimeoutError("messages between the ranks fail, though all of them are there")
+    return comm
 
 
 def _told(engine: Engine, shrunk: Shrunk) -> str:
