@@ -33,6 +33,13 @@ def find_mpiexec() -> Path:
     return Path(found)
 
 
+def check_mpiexec(ranks: int, *, tolerant: bool) -> None:
+    """Raise ConfigError where the ranks cannot be started."""
+    mpiexec = find_mpiexec()
+    if tolerant:
+        command(mpiexec, ranks, [], tolerant=True)
+
+
 def command(mpiexec: Path, ranks: int, program: Sequence[str], *, tolerant: bool = False) -> list[str]:
     """The command line that starts ``ranks`` ranks of a program on this machine, for either MPI library.
 

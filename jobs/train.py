@@ -15,7 +15,7 @@ from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
 from hpc.output import say
 from hpc.signals import StopRequest
-from jobs.launch import find_mpiexec, launch
+from jobs.launch import check_mpiexec, launch
 
 
 def train(
@@ -72,11 +72,12 @@ def _train(
     check_ranks(config, ranks or found)
     _check_installed(config, ranks or found)
     if ranks is not None and not launched and (ranks > 1 or found > 1):
-        find_mpiexec()  # complains before there is a folder
+        tolerant = config.compute.fault_tolerance == "shrink"
+        check_mpiexec(ranks, tolerant=tolerant)  # complains before there is a folder
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
         program = [sys.executable, "-m", "hpc.rank", str(run_dir), *options]
-        return _launch(ranks, program, run_dir, stop, tolerant=config.compute.fault_tolerance == "shrink")
+        return _launch(ranks, program, run_dir, stop, tolerant=tolerant)
     from hpc.rank import train as train_here  # joins a launcher's ranks: not before the checks
 
     return train_here(config, stop, progress=progress, as_json=as_json)
