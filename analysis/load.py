@@ -54,6 +54,7 @@ class Records:
         consensus: One row for each time the distance between ranks was measured.
         ranks: One row for each run and rank: what the rank's own network reaches at the end.
         resized: One row for each time a run went on with another number of ranks.
+        lost: One row for each rank that was lost while the others went on.
         structure: One row for each run, epoch and layer.
         alrao: One row for each run, record and output layer.
         rates: One row for each run, layer and unit.
@@ -70,6 +71,7 @@ class Records:
     consensus: pd.DataFrame
     ranks: pd.DataFrame
     resized: pd.DataFrame
+    lost: pd.DataFrame
     structure: pd.DataFrame
     alrao: pd.DataFrame
     rates: pd.DataFrame

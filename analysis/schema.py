@@ -67,6 +67,7 @@ OPTIONAL: Final[dict[str, dict[str, Kind]]] = {
         "test_accuracy": "float",
     },
     "resized": {"step": "integer", "ranks_before": "integer", "ranks": "integer"},
+    "lost": {"step": "integer", "rank": "integer", "survivors": "integer", "mass": "float", "seconds": "float"},
 }
 
 # Groups that are no set of columns; `read.py` takes them apart.

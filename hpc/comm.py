@@ -96,7 +96,7 @@ class Channel(Protocol):
 
 
 class Communicator(Protocol):
-    """The ranks of one run. All methods but ``abort`` are collective: every rank calls them in one order."""
+    """The ranks of one run. All methods but ``abort`` and ``lost`` are collective: all call them in one order."""
 
     rank: int
     size: int
@@ -141,6 +141,10 @@ class Communicator(Protocol):
 
     def lost(self, error: BaseException) -> bool:
         """Does this error say that another rank, or the way to it, is gone?"""
+        ...
+
+    def agree(self, what: str, *, fine: bool) -> bool:
+        """Is everything fine on every rank? A meeting that holds, and is answered alike, even if ranks are lost."""
         ...
 
     def abort(self, code: int) -> None:
@@ -200,6 +204,10 @@ class Alone:
     def lost(self, error: BaseException) -> bool:
         """There is nobody to lose."""
         return False
+
+    def agree(self, what: str, *, fine: bool) -> bool:
+        """What this process says."""
+        return fine
 
     def abort(self, code: int) -> None:
         """Nobody to end, and the caller leaves by itself, unless others wait for this rank in MPI's start.
@@ -282,9 +290,17 @@ class Mpi:
                 "exchange.progress: thread needs an MPI library that lets any thread call it "
                 "(MPI_THREAD_SERIALIZED); use exchange.progress: inline"
             )
+        return _MpiChannel(self._mpi, self._copy())
+
+    def _copy(self) -> Any:
         copy, request = self._comm.Idup()
         self._wait(request, "open a channel")
-        return _MpiChannel(self._mpi, copy)
+        return copy
+
+    def agree(self, what: str, *, fine: bool) -> bool:
+        """Whoever is not fine ends all ranks: those who meet are fine."""
+        self.barrier(what)
+        return fine
 
     def lost(self, error: BaseException) -> bool:
         """What MPI cannot name is trouble with the other side: a rank killed while MPICH read its memory, say.
@@ -471,7 +487,7 @@ class _MpiChannel:
         return _MpiFlight(self._comm.Ibarrier())
 
 
-def connect(deadline_s: float, reason: str = "") -> Communicator:
+def connect(deadline_s: float, reason: str = "", kind: type[Mpi] = Mpi) -> Communicator:
     """The communicator of this process: alone, or the ranks that its launcher started.
 
     MPI's own start waits for every rank, in C, where no Python code runs: a watchdog ends this process, with a
@@ -480,6 +496,7 @@ def connect(deadline_s: float, reason: str = "") -> Communicator:
     Args:
         deadline_s: longest wait for another rank.
         reason: what to say before, if they do not come: a rank that meets the others only to end them has one.
+        kind: of communicator, where there are other ranks.
 
     Raises:
         ConfigError: MPI found another number of ranks than the launcher promised, or mpi4py is not there.
@@ -502,4 +519,4 @@ def connect(deadline_s: float, reason: str = "") -> Communicator:
             ) from None
         if made.ranks != MPI.COMM_WORLD.size:
             raise broken(made, MPI.COMM_WORLD.size)
-        return Mpi(MPI.COMM_WORLD.Dup(), deadline_s)
+        return kind(MPI.COMM_WORLD.Dup(), deadline_s)

@@ -26,6 +26,7 @@ from hpc.objective import Model, Objective
 from hpc.progress import Shown, duration
 from hpc.record import Record
 from hpc.schedule import Patience, Schedule, early_stopping
+from hpc.shrink import Shrunk
 from hpc.state import lay_out_alike, random_state, set_random_state, split
 
 
@@ -91,6 +92,8 @@ class Engine:
         self._started = self._resumed_at = time.monotonic()
         self._resumed_step = 0
         self._saved = (-1, -1)
+        self._kept: tuple[dict[str, Any], dict[str, Any]] | None = None
+        """The state before the end of the last epoch, where ranks may be lost in it."""
 
     def run(self, shown: Shown) -> str:
         """Train to the end, or until every rank agrees to stop. Collective.
@@ -178,6 +181,8 @@ class Engine:
     def _end_epoch(self) -> None:
         """Evaluate, decide whether to go on, record, checkpoint."""
         parts, place, config = self.parts, self.place, self.parts.config
+        if config.compute.fault_tolerance == "shrink":
+            self._kept = self._state()
         self._beat("evaluating")
         self._clock.enter("evaluate")
         train_loss = self._mean_losses()
@@ -367,16 +372,20 @@ class Engine:
                 f"data: the samples are not those that this run was trained on until step {loaded.step} (their "
                 f"checksum differs); restore them, or start in a new run_dir"
             )
-        self.place = Place(**shared["place"])
-        self.record.load_state_dict(shared["record"])
-        self.schedule.load_state_dict(shared["schedule"])
-        if self.patience is not None:
-            self.patience.load_state_dict(shared["patience"])
+        self._set_place(shared)
         if loaded.own is not None:
             self._take_back(shared, loaded.own)
         else:
             self._take_over(loaded)
         self._saved = (self.place.step, self.place.epoch)
+
+    def _set_place(self, shared: dict[str, Any]) -> None:
+        """How far the run was when it was in this state."""
+        self.place = Place(**shared["place"])
+        self.record.load_state_dict(shared["record"])
+        self.schedule.load_state_dict(shared["schedule"])
+        if self.patience is not None:
+            self.patience.load_state_dict(shared["patience"])
 
     def _take_back(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         """What this rank held when it wrote the checkpoint."""
@@ -392,11 +401,53 @@ class Engine:
 
     def _take_over(self, loaded: Loaded) -> None:
         """Go on from what another number of ranks had come to; the steps are shared out anew."""
-        parts, place, before = self.parts, self.place, loaded.shared["epoch_steps"]
-        steps = merge(loaded, parts.model, parts.optimizer, parts.exchange)
+        steps = merge(loaded, self.parts.model, self.parts.optimizer, self.parts.exchange)
+        self._share_out(steps, loaded.shared["epoch_steps"], loaded.world_size)
+
+    def go_on(self, parts: Parts, shrunk: Shrunk, began: float) -> None:
+        """Go on with the ranks that are left, from what this one holds. It asks nobody: all have agreed before.
+
+        A rank lost at the end of an epoch, when some have recorded it and others not, sends all back into that epoch.
+
+        Args:
+            parts: the same network and samples, among fewer ranks.
+            shrunk: what they have agreed on.
+            began: when the loss was noticed (time.monotonic).
+        """
+        if self._kept is not None and self._kept[0]["place"]["epoch"] == shrunk.epoch:
+            self._set_place(self._kept[0])
+            self._losses.load_state_dict(self._kept[1]["losses"])
+        assert self.place.epoch == shrunk.epoch
+        before, schedule = self._steps * self.parts.exchange.workers, self.schedule.state_dict()
+        ranks_before, self.parts, self._steps = self.parts.comm.size, parts, parts.feed.steps_per_epoch
+        self.schedule = Schedule(parts.config.schedule, parts.config.epochs, self._steps)
+        self.schedule.load_state_dict(schedule)
+        parts.exchange.load_state_dict(shrunk.exchange)
+        parts.exchange.consensus_errors += shrunk.consensus_errors
+        self._share_out(shrunk.steps, before, ranks_before)
+        self._clock.enter("")
+        now = time.monotonic()
+        for rank in shrunk.lost:
+            self.record["lost"].append(
+                step=self.place.step,
+                rank=rank,
+                survivors=parts.comm.size,
+                mass=shrunk.mass / len(shrunk.lost),
+                seconds=now - began,
+            )
+        self.place.seconds, self._saved = now - self._started, (-1, -1)
+
+    def _share_out(self, steps: int, before: int, ranks_before: int) -> None:
+        """Share out the steps that all ranks of another world have made together.
+
+        Args:
+            steps: how many.
+            before: how many made an epoch there.
+            ranks_before: how many ranks there were.
+        """
+        place, size = self.place, self.parts.comm.size
         within = max(0, steps - place.epoch * before) / before
-        size = parts.comm.size
         total = round((place.epoch + within) * self._steps * size)
-        self.taken = total // size + (parts.comm.rank < total % size)
+        self.taken = total // size + (self.parts.comm.rank < total % size)
         place.step = total // size
-        self.record["resized"].append(step=place.step, ranks_before=loaded.world_size, ranks=size)
+        self.record["resized"].append(step=place.step, ranks_before=ranks_before, ranks=size)

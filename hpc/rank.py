@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hpc.comm import Alone, Communicator, connect
+from hpc.comm import Alone, Communicator, Mpi, connect
 from hpc.config.folder import frozen
 from hpc.config.launcher import OUR_LAUNCHER
 from hpc.config.root import Config
@@ -21,6 +21,7 @@ from hpc.errors import ConfigError, RunError
 from hpc.failure import end_all
 from hpc.lock import alone_in
 from hpc.signals import StopRequest, end_with_parent
+from hpc.ulfm import Ulfm
 
 
 def train(config: Config, stop: StopRequest, *, progress: str = "auto", as_json: bool = False) -> int:
@@ -38,7 +39,7 @@ def train(config: Config, stop: StopRequest, *, progress: str = "auto", as_json:
     comm: Communicator = Alone()
     holding = False
     try:
-        comm = connect(config.compute.deadline_s)
+        comm = connect(config.compute.deadline_s, kind=_kind(config))
         with alone_in(Path(config.run_dir), comm):
             holding = True
             from hpc.run import run
@@ -74,6 +75,11 @@ def main() -> int:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must not wait for this one
             return refuse(error)
         return train(config, stop, progress=arguments.progress, as_json=arguments.json)
+
+
+def _kind(config: Config) -> type[Mpi]:
+    """What the ranks are when one is lost: ended by the launcher, or fewer."""
+    return Ulfm if config.compute.fault_tolerance == "shrink" else Mpi
 
 
 def _frozen_in(run_dir: Path) -> Config:

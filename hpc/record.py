@@ -9,7 +9,7 @@ those of variable length lie in the one place without a checksum.
 
 Schema 1: attributes ``schema_version``, ``run_id``, ``config`` (YAML), ``versions`` (JSON), ``world_size``,
 ``state``, ``ended_by``; groups ``epochs``, ``exchange``, ``profile`` and, where they apply, ``steps``,
-``consensus``, ``ranks`` and ``resized``, each with one equal-length one-dimensional dataset a column.
+``consensus``, ``ranks``, ``resized`` and ``lost``, each with one equal-length one-dimensional dataset a column.
 """
 
 from collections.abc import Mapping
@@ -59,10 +59,11 @@ COLUMNS: Final[dict[str, dict[str, type]]] = {
     "consensus": {"step": int, "error": float},
     "ranks": {"rank": int, "valid_loss": float, "valid_accuracy": float, "test_loss": float, "test_accuracy": float},
     "resized": {"step": int, "ranks_before": int, "ranks": int},
+    "lost": {"step": int, "rank": int, "survivors": int, "mass": float, "seconds": float},
 }
 """Every table's columns and their types, in order. All times are in seconds."""
 
-OPTIONAL: Final = frozenset({"steps", "consensus", "ranks", "resized"})
+OPTIONAL: Final = frozenset({"steps", "consensus", "ranks", "resized", "lost"})
 """Tables that are left out of the file while they are empty."""
 
 

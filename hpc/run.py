@@ -3,11 +3,14 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
 import torch
 from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
 
 from hpc import data, device, exchange, network, optimizer
 from hpc.checkpoint import Checkpoints
@@ -24,11 +27,12 @@ from hpc.failure import STOPPED
 from hpc.heartbeat import Heartbeat, forget
 from hpc.objective import Objective
 from hpc.output import Unfailing, say, stream
-from hpc.progress import Silent, show
+from hpc.progress import Shown, Silent, show
 from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.signals import StopRequest
-from hpc.summary import closing_table, summarise
+from hpc.summary import closing_table
+from hpc.survive import Survival
 from hpc.versions import versions
 
 DONE: Final = 0
@@ -48,12 +52,16 @@ def run(config: Config, comm: Communicator, stop: StopRequest, *, progress: str 
         The exit code: 0 done, 75 stopped and resumable.
     """
     engine, shown = _start(config, comm, stop, progress, as_json)
+    survival = Survival(engine, _among)
     try:
-        state = engine.run(shown)
+        while (summary := survival.attempt(shown)) is None:
+            shown.close()
+            survival.shrink()
+            shown = _shown(engine, progress, as_json)
     finally:
         shown.close()
-    summary = summarise(engine, state)
-    comm.barrier("end the run")
+        survival.close()
+    comm = engine.parts.comm
     if comm.rank == 0:
         if progress != "none" and (out := stream(as_json)) is not None:
             width = None if out.isatty() else 120
@@ -63,10 +71,10 @@ def run(config: Config, comm: Communicator, stop: StopRequest, *, progress: str 
             console.print(closing_table(summary))
         if as_json:
             say(json.dumps(summary), sys.stdout)
-    return DONE if state == "done" else STOPPED
+    return DONE if summary["state"] == "done" else STOPPED
 
 
-def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Any]:
+def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str, as_json: bool) -> tuple[Engine, Shown]:
     """Everything between a configuration and the first step."""
     _compare_configs(config, comm)
     if comm.rank == 0:
@@ -82,17 +90,24 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
         engine.restore(loaded)
         shown_early += loaded.passed_over
     forget(Path(config.run_dir), comm.rank, comm.size)
-    shown: Any = Silent()
+    shown = _shown(engine, progress, as_json)
     if comm.rank == 0:
-        shown = show(
-            progress, epochs=config.epochs, steps=config.epochs * parts.feed.steps_per_epoch,
-            first_step=engine.place.step, samples_per_step=config.data.batch_size * parts.exchange.workers,
-            out=stream(as_json),
-        )  # fmt: skip
         for text in shown_early:  # a damaged checkpoint is worth saying however little is shown
             say(f"structlearn: {text}", sys.stderr)
         shown.tell(_opening(config, comm, parts, engine, resumed=loaded is not None))
     return engine, shown
+
+
+def _shown(engine: Engine, progress: str, as_json: bool) -> Shown:
+    """What rank 0 shows from here on."""
+    parts = engine.parts
+    if parts.comm.rank > 0:
+        return Silent()
+    epochs = parts.config.epochs
+    return show(
+        progress, epochs=epochs, steps=epochs * parts.feed.steps_per_epoch, first_step=engine.place.step,
+        samples_per_step=parts.config.data.batch_size * parts.exchange.workers, out=stream(as_json),
+    )  # fmt: skip
 
 
 def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str], None]) -> Parts:
@@ -104,11 +119,10 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         stop: says whether somebody has asked the run to stop.
         tell: called on rank 0 with sentences the user should read.
     """
-    run_dir = Path(config.run_dir)
     device.prepare(config.compute, comm)
     here = device.choose(config.compute, comm)
     dataset = data.load(config.data, config.seed)
-    identity, fingerprint = run_id(config), dataset.fingerprint()
+    fingerprint = dataset.fingerprint()
     _compare_data(fingerprint, comm)
     channels_last = config.compute.channels_last
     training = workers(config.exchange, comm.size)
@@ -127,8 +141,31 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(seed_for(config.seed, "forward", comm.rank))  # dropout differs from rank to rank
     stepper = optimizer.build(config.optimizer, model.parameters())
-    agenda = Agenda(feed.steps_per_epoch, config.checkpoint.every_steps, training)
-    facts = {"run_id": identity, "epochs": config.epochs}
+    return Parts(
+        config=config,
+        device=here,
+        model=model,
+        optimizer=stepper,
+        objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs),
+        fingerprint=fingerprint,
+        stop=stop,
+        **_parts_of(config, comm, feed, model, stepper, tell),
+    )
+
+
+def _among(parts: Parts, comm: Communicator) -> Parts:
+    """The same network and samples among those ranks that are left. Collective over them."""
+    forget(Path(parts.config.run_dir), comm.rank, comm.size)
+    feed = parts.feed.among(comm.rank, comm.size)
+    return replace(parts, **_parts_of(parts.config, comm, feed, parts.model, parts.optimizer, lambda _: None))
+
+
+def _parts_of(
+    config: Config, comm: Communicator, feed: Feed, model: nn.Module, stepper: Optimizer, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """The parts of a run that know its ranks. Collective."""
+    run_dir, identity = Path(config.run_dir), run_id(config)
+    agenda = Agenda(feed.steps_per_epoch, config.checkpoint.every_steps, workers(config.exchange, comm.size))
 
     def write_record(record: Record, state: str, ended_by: str) -> None:
         if comm.rank == 0:
@@ -147,21 +184,14 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
                     f"{run_dir / RECORD} could not be written ({error}); make room and start again"
                 ) from error
 
-    return Parts(
-        config=config,
-        comm=comm,
-        device=here,
-        model=model,
-        optimizer=stepper,
-        exchange=exchange.build(config, comm, model, stepper, agenda),
-        objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs),
-        feed=feed,
-        fingerprint=fingerprint,
-        checkpoints=Checkpoints(run_dir / CHECKPOINTS, comm, identity, config.checkpoint.keep, tell),
-        heartbeat=Heartbeat(run_dir, comm.rank, comm.size, facts),
-        stop=stop,
-        write_record=write_record,
-    )
+    return {
+        "comm": comm,
+        "feed": feed,
+        "exchange": exchange.build(config, comm, model, stepper, agenda),
+        "checkpoints": Checkpoints(run_dir / CHECKPOINTS, comm, identity, config.checkpoint.keep, tell),
+        "heartbeat": Heartbeat(run_dir, comm.rank, comm.size, {"run_id": identity, "epochs": config.epochs}),
+        "write_record": write_record,
+    }
 
 
 def _compare_configs(config: Config, comm: Communicator) -> None:

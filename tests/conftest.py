@@ -65,10 +65,12 @@ def train(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Started]
 def ranks(environment: dict[str, str]) -> Callable[..., Started]:
     """Run a Python file on N ranks of MPI."""
 
-    def run(number: int, *program: str, timeout: float = 120, env: dict[str, str] | None = None) -> Started:
+    def run(
+        number: int, *program: str, timeout: float = 120, env: dict[str, str] | None = None, tolerant: bool = False
+    ) -> Started:
         from jobs.launch import command, find_mpiexec
 
-        line = command(find_mpiexec(), number, [sys.executable, *program])
+        line = command(find_mpiexec(), number, [sys.executable, *program], tolerant=tolerant)
         return subprocess.run(
             line, env=environment | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
         )

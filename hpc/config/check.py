@@ -33,6 +33,7 @@ def check(config: Config, local_ranks: int, world_size: int) -> None:
         *_model(config),
         *_data(config, workers(config.exchange, world_size)),
         *_gossip(config, world_size),
+        *_losses(config),
         *_master(config, world_size),
         *_told(lambda: check_folder(config)),
     ]
@@ -120,6 +121,20 @@ def _gossip(config: Config, world_size: int) -> Iterator[str]:
         yield f"exchange.matrix: got {exchange.matrix}, with exchange.peers: {exchange.peers}; one needs the other"
     elif (matrix := exchange.matrix) is not None and world_size > 1:
         yield from _told(lambda: read_matrix(matrix, world_size))
+
+
+def _losses(config: Config) -> Iterator[str]:
+    """Can ranks go on without one that dies?"""
+    exchange = config.exchange
+    if config.compute.fault_tolerance == "none":
+        return
+    needs = "compute.fault_tolerance: shrink needs exchange.name: gossip"
+    if not isinstance(exchange, Gossip):
+        yield (
+            f"{needs}, which waits for nobody, but it is {exchange.name}; use gossip, or compute.fault_tolerance: none"
+        )
+    elif exchange.peers == "matrix":
+        yield f"{needs} with peers that any number of ranks has, but exchange.matrix is for one number; use uniform"
 
 
 def _master(config: Config, world_size: int) -> Iterator[str]:

@@ -333,6 +333,10 @@ class Compute:
     """CPU threads of a rank; null: OMP_NUM_THREADS where it is set, else the cores divided by the ranks."""
     deadline_s: Positive = 600.0
     """Longest wait for another rank, in seconds. Past it the run ends and says who waited for whom."""
+    fault_tolerance: Literal["none", "shrink"] = "none"
+    """What happens when a rank dies. none: the run ends, and goes on from its last checkpoint when it is started again;
+    shrink: the others go on without it, for gossip under Open MPI (its mpiexec with --with-ft ulfm; --ranks does
+    that by itself)."""
 
 
 @section

@@ -4,6 +4,7 @@ Samples live on the device as tensors, so that a step only picks rows; or on the
 ahead of the step. Both give bit-identical batches.
 """
 
+import copy
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -84,6 +85,13 @@ class Feed:
         self._home = device if self._resident else torch.device("cpu")
         self._parts = {name: part.to(self._home) for name, part in self._parts.items()}
         self._ready = self._normalise_all()
+
+    def among(self, rank: int, world_size: int) -> "Feed":
+        """The same samples, shared out among another number of ranks. They are kept once."""
+        other = copy.copy(self)
+        other._rank, other._world_size = rank, world_size  # noqa: SLF001 - one of this class
+        other.steps_per_epoch = steps_per_epoch(self._samples, self._config.batch_size, world_size)
+        return other
 
     def batches(self, step: int) -> Iterator[Batch]:
         """This rank's batches after its first ``step``, epoch after epoch, without end."""

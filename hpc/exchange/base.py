@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -149,6 +149,19 @@ class Exchange(ABC):
             ranks: how many there were.
         """
         return [1 / ranks]
+
+    def let_go(self) -> None:
+        """A rank is lost: give up whatever is under way, and keep what this rank holds."""
+
+    def survive(self, states: Sequence[dict[str, Any]], rank: int, ranks: int) -> tuple[dict[str, Any], float]:
+        """(the state of a rank among those that are left, the part of the whole mass that was lost).
+
+        Args:
+            states: the :meth:`state_dict` of each that is left.
+            rank: which of them.
+            ranks: how many there were before.
+        """
+        raise AssertionError("hpc.config.check lets nothing lose ranks that cannot")
 
     def close(self) -> None:
         """The run has ended on every rank. Collective."""

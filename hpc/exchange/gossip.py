@@ -1,5 +1,6 @@
 """Gossip: each rank pushes its weights to another now and then, and waits for nobody (GoSGD, B Alg. 3-4)."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -181,6 +182,21 @@ class Gossip(OwnPace):
     def shares(self, state: dict[str, Any], ranks: int) -> list[float]:
         """Its masses."""
         return [units / (mass.UNITS * ranks) for units in state["masses"]]
+
+    def let_go(self) -> None:
+        """Mix what has arrived; what is under way is lost."""
+        if self._traffic is not None:
+            self._traffic.let_go()
+            self._mix()
+
+    def survive(self, states: Sequence[dict[str, Any]], rank: int, ranks: int) -> tuple[dict[str, Any], float]:
+        """The masses that are left grow in proportion, until those of each slice are the whole again."""
+        held = list(zip(*(state["masses"] for state in states), strict=True))
+        whole = mass.UNITS * len(states)
+        masses = [mass.renormalise(units, whole)[rank] for units in held]
+        before = mass.UNITS * ranks * len(held)
+        counters = {**states[rank]["counters"], "mass": sum(masses) / (whole * len(held))}
+        return {"counters": counters, "masses": masses}, (before - sum(map(sum, held))) / before
 
     def state_dict(self) -> dict[str, Any]:
         """Masses, beside the counters. Nothing is under way: the engine brings all messages to rest first."""

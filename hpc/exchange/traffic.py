@@ -98,6 +98,10 @@ class Traffic(ABC):
     def close(self) -> None:
         """Give up the receives that nothing will be sent for. After :meth:`settle`."""
 
+    def let_go(self) -> None:
+        """Leave everything under way as it is: a rank is lost, and nothing here moves any more."""
+        self._join()
+
     # --- moving ----------------------------------------------------------------------------------------
 
     def pump(self) -> bool:
@@ -139,9 +143,12 @@ class Traffic(ABC):
             self._error = error
 
     def _stop_thread(self) -> None:
+        self._join()
+        self.check()
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._halt = True
             self._wake.set()
             self._thread.join()
             self._thread = None
-        self.check()

@@ -1,0 +1,114 @@
+"""Kill one of four gossiping ranks with SIGKILL, at a random step, and see what the others make of it.
+
+    python experiments/ulfm/run.py [--kills 50] [--undisturbed 10]
+
+Runs in an environment with Open MPI. Each run is killed once: a random rank, at a step drawn uniformly from those that
+a rank makes, some milliseconds after it. Every row goes into ``results/runs.csv`` at once; a run of this file goes on
+where the last one ended. As in ``experiments/sigkill``, every process of the machine that names the run folder is
+counted when the command has returned, for five seconds until there is none; two minutes are a hang.
+"""
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import psutil
+
+from jobs.launch import command, environment, find_mpiexec
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+RANKS, STEPS, LATEST_S, HANG_S = 4, 240, 0.05, 240.0
+
+
+def named(run_dir: Path) -> list[psutil.Process]:
+    """Every living process that names the run folder in its command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and str(run_dir) in process.cmdline():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def measure(run_dir: Path, victim: int, step: int, delay_s: float) -> dict[str, Any]:
+    """One run; what came of it. Victim -1: none."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    program = [sys.executable, str(HERE / "body.py"), str(run_dir), str(victim), str(step), str(delay_s)]
+    env = environment(RANKS) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    log = (run_dir.parent / "log").open("wb")
+    process = subprocess.Popen(command(find_mpiexec(), RANKS, program, tolerant=True), env=env, stdout=log, stderr=log)
+    hang = False
+    try:
+        process.wait(HANG_S)
+    except subprocess.TimeoutExpired:
+        hang = True
+        for left in named(run_dir):
+            left.kill()
+        process.wait()
+    until = time.monotonic() + 5
+    while (orphans := named(run_dir)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return {"exit_code": process.returncode, "hang": hang, "orphans": len(orphans), **told(run_dir)}
+
+
+def told(run_dir: Path) -> dict[str, Any]:
+    """What the run says of itself."""
+    killed, noticed = run_dir / "killed", [float(file.read_text()) for file in run_dir.glob("noticed-*")]
+    at = float(killed.read_text()) if killed.exists() else None
+    row: dict[str, Any] = {
+        "killed": at is not None,
+        "noticed_first_s": round(min(noticed) - at, 4) if at and noticed else "",
+        "noticed_all_s": round(max(noticed) - at, 4) if at and noticed else "",
+    }
+    with h5py.File(run_dir / "record.h5") as file:
+        row |= {"state": file.attrs["state"].decode(), "ranks_at_end": int(file.attrs["world_size"])}
+        row["test_accuracy"] = round(float(file["epochs/test_accuracy"][-1]), 5)
+        row["whole_mass"] = float(sum(file["exchange/mass"][:])) == 1.0
+        for name in ("step", "rank", "survivors", "mass", "seconds"):
+            row[f"lost_{name}"] = file[f"lost/{name}"][0].item() if "lost" in file else ""
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--undisturbed", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ulfm")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    file = HERE / "results" / "runs.csv"
+    file.parent.mkdir(exist_ok=True)
+    done = sum(1 for _ in file.open()) - 1 if file.exists() else 0
+    draw = random.Random(arguments.seed)
+    every = max(1, (arguments.kills + arguments.undisturbed) // max(1, arguments.undisturbed))
+    for number in range(arguments.kills + arguments.undisturbed):
+        victim, step, delay_s = draw.randrange(RANKS), draw.randint(1, STEPS), draw.uniform(0, LATEST_S)
+        if number % every == 0:  # undisturbed ones in between: the machine may be another later
+            victim = -1
+        if number < done:
+            continue
+        row = {"run": number, "victim": victim, "step": step, "delay_s": round(delay_s, 4)}
+        row |= measure(arguments.work / "run", victim, step, delay_s)
+        with file.open("a", newline="") as out:
+            writer = csv.DictWriter(out, list(row))
+            if out.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    assert "OMPI_COMM_WORLD_RANK" not in os.environ, "not inside another launcher"
+    main()

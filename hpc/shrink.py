@@ -1,0 +1,51 @@
+"""A run of fewer ranks: what those who are left agree on when others are lost."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpc.exchange import Exchange
+from hpc.ulfm import Ulfm
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """Where those who are left go on: alike on all of them, but for their own states."""
+
+    lost: tuple[int, ...]
+    """Who is gone, by the numbers that the ranks were started with."""
+    epoch: int
+    """Epochs that all have finished."""
+    steps: int
+    """Steps made by all ranks together, those that are lost among them."""
+    exchange: dict[str, Any]
+    """This rank's state of the exchange, among those who are left."""
+    mass: float
+    """The part of the whole mass that was lost: what the lost ranks had, and what was under way."""
+    consensus_errors: list[tuple[int, float]]
+    """Those that have not been recorded yet."""
+
+
+def agree(before: Ulfm, comm: Ulfm, epoch: int, step: int, exchange: Exchange) -> Shrunk:
+    """Come to one answer. Collective over those who are left.
+
+    Messages under way are dropped. The steps of those who are lost count as made.
+
+    Args:
+        before: all ranks, the lost ones among them.
+        comm: those who are left.
+        epoch: epochs that this rank has finished.
+        step: the step that the run is at, as far as this rank knows.
+        exchange: its part of the exchange among all ranks, at rest.
+    """
+    own = [epoch, step, exchange.state_dict(), exchange.consensus_errors]
+    everyone = comm.gather(own, "agree on how to go on without a lost rank")
+    epochs, steps, states, errors = zip(*everyone, strict=True)
+    state, mass = exchange.survive(states, comm.rank, before.size)
+    return Shrunk(
+        lost=tuple(sorted(set(before.started) - set(comm.started))),
+        epoch=min(epochs),
+        steps=max(steps) * before.size,
+        exchange=state,
+        mass=mass,
+        consensus_errors=[(int(at), float(error)) for at, error in errors[0]],
+    )
