@@ -1,15 +1,45 @@
 """Two things measured side by side: interleaved, medians and spread, printed and written to a dated file."""
 
 import datetime as dt
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from jobs.launch import command, environment, find_mpiexec
+
 RESULTS = Path(__file__).parent / "results"
+TRANSPORTS: dict[str, dict[str, str]] = {
+    "shared memory": {},  # what the library takes among ranks of one machine
+    "TCP": {
+        "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self",
+        "MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp",
+    },
+}  # fmt: skip
+_CORES = "BENCHMARK_CORES"
+
+
+def on_ranks(ranks: int, program: Sequence[str], *, limit_s: float, transport: str = "shared memory") -> Any:
+    """What rank 0 prints last, as JSON, of a script on so many ranks with the MPI library of this Python."""
+    cores = {"OMP_NUM_THREADS": "1", _CORES: json.dumps(sorted(os.sched_getaffinity(0)))}
+    line = command(find_mpiexec(), ranks, [sys.executable, *program])
+    env = environment(ranks) | TRANSPORTS[transport] | cores
+    done = subprocess.run(line, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def pin(rank: int | None) -> None:
+    """Give this process the core of a rank, or all cores, whatever core the launcher gave it."""
+    cores = json.loads(os.environ[_CORES])
+    os.sched_setaffinity(0, {cores[rank % len(cores)]} if rank is not None else cores)
+    torch.set_num_threads(1)
 
 
 def interleave(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

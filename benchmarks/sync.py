@@ -1,12 +1,14 @@
 """Step time of sync on two ranks, a core each, against torch's DDP over gloo, and one blocking sum of all gradients.
 
     mpiexec -n 2 python benchmarks/sync.py [--rounds 12]        (started by hand, it starts its ranks)
+    python benchmarks/sync.py --sweep                           (sync alone, by the size of its buckets)
 
 All sides live in the same two processes and train copies of one network on the same samples with the same update, in
 turn. A round of a side is some steps; its measure is the median of theirs, for a step that another process interrupted
 says nothing. DDP is as torch makes it, and with gradients as views of its buckets. "blocking" is what sync was before
 it had buckets: after backward, copy all gradients into one buffer, sum it, divide it, copy it back. "none" trains both
-ranks without exchange: what is left for it.
+ranks without exchange: what is left for it. ``--sweep`` compares sizes of buckets (exchange.bucket_mb) in place of
+the other sides; one bucket of the largest size holds all gradients of either network.
 """
 
 import argparse
@@ -39,6 +41,13 @@ NETWORKS: list[tuple[str, str, dict[str, Any], tuple[int, ...], int, int]] = [
     ("VGG19", "vgg19", {}, (3, 32, 32), 4, 5),
 ]
 SIDES = ("sync", "sync, bfloat16", "blocking", "DDP", "DDP, views", "none")
+BUCKETS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 128.0)
+SWEPT = (*(f"{size:g} MiB" for size in BUCKETS), "none")
+CONFIGS = {
+    "sync": SyncConfig(),
+    "sync, bfloat16": SyncConfig(payload="bfloat16"),
+    **{name: SyncConfig(bucket_mb=size) for name, size in zip(SWEPT, BUCKETS, strict=False)},
+}
 
 
 class Blocking:
@@ -74,9 +83,8 @@ def side(
             called = DistributedDataParallel(model, gradient_as_bucket_view=True)
         case "blocking":
             after = Blocking(comm, model).after_backward
-        case "sync" | "sync, bfloat16":
-            config = SyncConfig(payload="bfloat16" if "16" in name else "float32")
-            after = Sync(comm, model, Agenda(10**9, None, comm.size), config).after_backward
+        case _ if name in CONFIGS:
+            after = Sync(comm, model, Agenda(10**9, None, comm.size), CONFIGS[name]).after_backward
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
     def train() -> float:
@@ -97,6 +105,7 @@ def side(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--sweep", action="store_true", help="sizes of buckets")
     parser.add_argument("--only", help="one of the networks; nothing is written to results/")
     arguments = parser.parse_args()
     rounds, chosen = arguments.rounds, [row for row in NETWORKS if arguments.only in (None, row[0])]
@@ -109,22 +118,25 @@ def main() -> None:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[comm.local_rank]})  # gloo's threads will follow
     port = comm.gather(20000 + int.from_bytes(os.urandom(2)) % 20000, "agree on a port")[0]
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=comm.rank, world_size=comm.size)
+    names, against = (SWEPT, ("2 MiB", "none")) if arguments.sweep else (SIDES, ("DDP", "blocking"))
     lines = [
         f"{comm.vendor}; load at the start {os.getloadavg()[0]:.1f}; {rounds} rounds", "",
-        "| network | side | ms a step | ratio to DDP | ratio to blocking |", "|---|---|---|---|---|",
+        f"| network | side | ms a step | ratio to {against[0]} | ratio to {against[1]} |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for network, kind, options, shape, batch, steps in chosen:
-        sides = {name: side(name, comm, kind, options, shape, batch, steps) for name in SIDES}
+        sides = {name: side(name, comm, kind, options, shape, batch, steps) for name in names}
         interleave(sides, 1)  # warm up
         found = interleave(sides, rounds)
-        for name in SIDES:
-            ratios = f"{ratio(found[name], found['DDP'])} | {ratio(found[name], found['blocking'])}"
+        for name in names:
+            ratios = " | ".join(ratio(found[name], found[other]) for other in against)
             lines.append(f"| {network}, batch {batch} | {name} | {spread(found[name])} | {ratios} |")
             if comm.rank == 0:
                 print(lines[-1], flush=True)
     if comm.rank == 0 and arguments.only is None:
         lines += ["", f"Load at the end {os.getloadavg()[0]:.1f}."]
-        publish("sync", "sync on two ranks, a core each: median [quartiles]", lines)
+        title = "sync by the size of its buckets" if arguments.sweep else "sync"
+        name = "sync-buckets" if arguments.sweep else "sync"
+        publish(name, f"{title} on two ranks, a core each: median [quartiles]", lines)
     comm.barrier("end")
     dist.destroy_process_group()
 

@@ -69,6 +69,8 @@ class Gossip(OwnPace):
         self._taken_at: int | None = None
         self.events: list[tuple[Kind, int, int, int, int]] | None = None
         """Where a list is put here, it gets what this rank does, as :func:`hpc.exchange.replay.replay` reads it."""
+        self.deliveries: list[tuple[int, int, int]] | None = None
+        """Where a list is put here, it gets when each message was sent, was here, and was mixed (``time.time_ns``)."""
 
     # --- one step --------------------------------------------------------------------------------------
 
@@ -115,6 +117,8 @@ class Gossip(OwnPace):
             self.masses[part] += letter.mass
             if self._config.momentum == "reset":
                 forget(self._optimizer)
+            if self.deliveries is not None:
+                self.deliveries.append((letter.sent_ns, message.arrived_ns, now_ns()))
             post.release(message)
             self.counters.received += 1
             self._weigh()

@@ -14,7 +14,7 @@ from hpc.comm import Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.traffic import Traffic
-from hpc.exchange.wire import Message
+from hpc.exchange.wire import Message, now_ns
 
 
 class Post(Traffic):
@@ -111,6 +111,7 @@ class Post(Traffic):
         for entry in [entry for entry in self._posted if entry[0].done()]:
             self._posted.remove(entry)
             self._received += 1
+            entry[1].arrived_ns = now_ns()
             self.arrived.append(entry[1])
 
     def _send(self) -> bool:

@@ -148,6 +148,8 @@ class Message:
         self._stream = torch.cuda.Stream(self._device) if cuda else None
         self._event = torch.cuda.Event() if cuda else None
         self._letter: Letter | None = None
+        self.arrived_ns = 0
+        """When all of it was here, by this rank's clock, if it is a message that arrived."""
 
     @property
     def bytes(self) -> Bytes:
