@@ -211,9 +211,7 @@ class Engine:
             lr=lr,
         )
         self._record_exchange()
-        for step, error in parts.exchange.consensus_errors:
-            self.record["consensus"].append(step=step, error=error)
-        parts.exchange.consensus_errors.clear()
+        self._record_consensus()
         self.record["profile"].append(**self._clock.take())
         if place.ended_by or place.epoch % config.checkpoint.every_epochs == 0:
             self._save()
@@ -253,6 +251,12 @@ class Engine:
         for number, loss in enumerate(spans, 1):
             self.record["steps"].append(step=self.place.epoch * self._steps + number * (every or 0), loss=loss)
         return mean
+
+    def _record_consensus(self) -> None:
+        """What has been measured since the last time: before a checkpoint, which would not hold it."""
+        for step, error in self.parts.exchange.consensus_errors:
+            self.record["consensus"].append(step=step, error=error)
+        self.parts.exchange.consensus_errors.clear()
 
     def _record_exchange(self) -> None:
         """One row a rank, as of now."""
@@ -320,6 +324,7 @@ class Engine:
         if self._saved == here:
             return
         self._beat("writing a checkpoint")
+        self._record_consensus()
         self._clock.enter("checkpoint")
         self.place.seconds = time.monotonic() - self._started
         shared, own = self._state()

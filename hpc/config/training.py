@@ -180,6 +180,8 @@ class NoExchange:
     """Every rank trains by itself; the run's answer is the network of rank 0."""
 
     name: Literal["none"] = "none"
+    consensus_every: Count | None = 100
+    """Estimate how far apart the ranks are every so many steps, for the record's /consensus; null: never."""
 
 
 @section
@@ -206,6 +208,9 @@ class PerSyn:
     momentum: Literal["keep", "mix", "reset"] = "keep"
     """What happens to the optimiser's running averages: each rank keeps its own, they are averaged with the
     weights, or they start again from zero."""
+    consensus_every: Count | None = 100
+    """Estimate how far apart the ranks are every so many steps, for the record's /consensus, right before
+    they are averaged if that is due; null: never."""
 
 
 @section
@@ -253,6 +258,9 @@ class Easgd:
     progress: Literal["thread", "inline"] = "thread"
     """With mode: async, who moves the messages: a thread beside the training, or the training itself between its
     steps."""
+    consensus_every: Count | None = 100
+    """Estimate how far apart the ranks that train are every so many steps, for the record's
+    /consensus; null: never."""
 
 
 @section
@@ -270,6 +278,9 @@ class Downpour:
     """Where the master lives: beside the training of rank 0, or on rank 0 by itself."""
     progress: Literal["thread", "inline"] = "thread"
     """Who moves the messages: a thread beside the training, or the training itself between its steps."""
+    consensus_every: Count | None = 100
+    """Estimate how far apart the ranks that train are every so many steps, for the record's
+    /consensus; null: never."""
 
 
 ExchangeConfig = Annotated[

@@ -22,17 +22,17 @@ from hpc.exchange.wire import cut as cut
 
 def build(config: Config, comm: Communicator, model: nn.Module, optimizer: Optimizer, agenda: Agenda) -> Exchange:
     """The strategy that a configuration asks for."""
+    seed, deadline_s = config.seed, config.compute.deadline_s
     match config.exchange:
-        case NoExchange():
-            return NoneStrategy(comm, model, agenda)
+        case NoExchange(consensus_every=every):
+            return NoneStrategy(comm, model, agenda, seed=seed, consensus_every=every)
         case Sync() as sync:
             return SyncStrategy(comm, model, agenda, sync)
-        case PerSyn(tau=tau, momentum=momentum):
-            return PerSynStrategy(comm, model, optimizer, tau, momentum, agenda)
+        case PerSyn() as persyn:
+            return PerSynStrategy(comm, model, optimizer, persyn, agenda, seed=seed)
         case Gossip() as gossip:
-            deadline_s = config.compute.deadline_s
-            return GossipStrategy(comm, model, optimizer, gossip, agenda, seed=config.seed, deadline_s=deadline_s)
+            return GossipStrategy(comm, model, optimizer, gossip, agenda, seed=seed, deadline_s=deadline_s)
         case Easgd() as elastic:
-            return easgd.build(comm, model, elastic, agenda, deadline_s=config.compute.deadline_s)
+            return easgd.build(comm, model, elastic, agenda, seed=seed, deadline_s=deadline_s)
         case Downpour() as downpour:
-            return DownpourStrategy(comm, model, downpour, agenda, deadline_s=config.compute.deadline_s)
+            return DownpourStrategy(comm, model, downpour, agenda, seed=seed, deadline_s=deadline_s)

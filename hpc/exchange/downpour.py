@@ -30,9 +30,16 @@ class Downpour(WithMaster):
     """
 
     def __init__(
-        self, comm: Communicator, model: nn.Module, config: DownpourConfig, agenda: Agenda, *, deadline_s: float
+        self,
+        comm: Communicator,
+        model: nn.Module,
+        config: DownpourConfig,
+        agenda: Agenda,
+        *,
+        seed: int,
+        deadline_s: float,
     ) -> None:
-        super().__init__(comm, model, config, agenda, deadline_s=deadline_s)
+        super().__init__(comm, model, config, agenda, seed=seed, deadline_s=deadline_s)
         self._bottom: torch.Tensor | None = None
         """b_m, flat, where the weights are."""
 

@@ -9,13 +9,14 @@ from torch import nn
 from hpc.comm import Communicator
 from hpc.config.training import Easgd as EasgdConfig
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import Exchange, weights_and_buffers
+from hpc.exchange.base import weights_and_buffers
 from hpc.exchange.desk import Floats
 from hpc.exchange.master import WithMaster
+from hpc.exchange.survey import InStep
 from hpc.flat import FlatBuffer, copy_all
 
 
-class SyncEasgd(Exchange):
+class SyncEasgd(InStep):
     """Every ``tau`` steps ``w_m += a (w_0 - w_m)`` and ``w_0 += a sum_m (w_m - w_0)``, both from the old values.
 
     No master: the sum is all that w_0 needs of the others, so that every rank holds the same centre, bit for bit. What
@@ -29,15 +30,15 @@ class SyncEasgd(Exchange):
         comm: the ranks.
         model: this rank's network.
         agenda: when the ranks pause.
-        tau: steps between two exchanges.
-        alpha: the moving rate a.
+        config: the section ``exchange``.
+        seed: the master seed.
     """
 
     replicated: ClassVar[bool] = False
 
-    def __init__(self, comm: Communicator, model: nn.Module, agenda: Agenda, *, tau: int, alpha: float) -> None:
-        super().__init__(comm, model, agenda)
-        self._tau, self._alpha = tau, alpha
+    def __init__(self, comm: Communicator, model: nn.Module, config: EasgdConfig, agenda: Agenda, *, seed: int) -> None:
+        super().__init__(comm, model, agenda, seed=seed, consensus_every=config.consensus_every)
+        self._tau, self._alpha = config.tau, moving_rate(config, comm.size)
         self._values = weights_and_buffers(model)
         self._centre: list[torch.Tensor] = []
         self._pulls: list[torch.Tensor] = []
@@ -55,8 +56,8 @@ class SyncEasgd(Exchange):
             self.comm.broadcast_(self._buffer.pack(self._centre), "agree on the centre")
             self._buffer.unpack(self._centre)
 
-    def after_step(self, step: int) -> None:
-        """Every ``tau`` steps, meet."""
+    def meet(self, step: int) -> None:
+        """Every ``tau`` steps."""
         if step % self._tau or self.comm.size == 1:
             return
         buffer, pulls = self._buffer, self._pulls
@@ -108,9 +109,9 @@ class AsyncEasgd(WithMaster):
     """
 
     def __init__(
-        self, comm: Communicator, model: nn.Module, config: EasgdConfig, agenda: Agenda, *, deadline_s: float
+        self, comm: Communicator, model: nn.Module, config: EasgdConfig, agenda: Agenda, *, seed: int, deadline_s: float
     ) -> None:
-        super().__init__(comm, model, config, agenda, deadline_s=deadline_s)
+        super().__init__(comm, model, config, agenda, seed=seed, deadline_s=deadline_s)
         self._alpha = moving_rate(config, self.workers)
 
     def _answer(self, centre: Floats, message: Floats) -> None:
@@ -135,9 +136,9 @@ def moving_rate(config: EasgdConfig, workers: int) -> float:
 
 
 def build(
-    comm: Communicator, model: nn.Module, config: EasgdConfig, agenda: Agenda, *, deadline_s: float
+    comm: Communicator, model: nn.Module, config: EasgdConfig, agenda: Agenda, *, seed: int, deadline_s: float
 ) -> SyncEasgd | AsyncEasgd:
     """Elastic averaging, synchronous or not."""
     if config.mode == "sync":
-        return SyncEasgd(comm, model, agenda, tau=config.tau, alpha=moving_rate(config, comm.size))
-    return AsyncEasgd(comm, model, config, agenda, deadline_s=deadline_s)
+        return SyncEasgd(comm, model, config, agenda, seed=seed)
+    return AsyncEasgd(comm, model, config, agenda, seed=seed, deadline_s=deadline_s)

@@ -15,10 +15,8 @@ from hpc.exchange.base import forget, prepare, running_averages, weights_and_buf
 from hpc.exchange.pace import OwnPace
 from hpc.exchange.post import Post
 from hpc.exchange.replay import Kind
-from hpc.exchange.sketch import Sketch, estimate
 from hpc.exchange.wire import Letter, Message, cut, now_ns
 from hpc.flat import FlatBuffer
-from hpc.seeding import seed_for
 
 INBOXES = 2
 """Messages that can wait to be mixed. A third sender waits, and skips its next pushes: memory stays bounded."""
@@ -56,17 +54,13 @@ class Gossip(OwnPace):
         seed: int,
         deadline_s: float,
     ) -> None:
-        super().__init__(comm, model, agenda, comm.size)
+        super().__init__(comm, model, agenda, comm.size, seed=seed, consensus_every=config.consensus_every)
         self._optimizer, self._config, self._deadline_s = optimizer, config, deadline_s
         self.masses = [mass.UNITS] * config.slices
-        self._seed = seed_for(seed, "exchange")  # of what all ranks share
         self._draws = peers.Draws(seed, comm.rank)
         self._peers = peers.build(config, comm.rank, comm.size) if comm.size > 1 else None
         self._channel = comm.channel() if comm.size > 1 else None
         self._traffic: Post | None = None
-        self._sketch: Sketch | None = None
-        self._next_sketch, self._offered = 0, False
-        self._taken_at: int | None = None
         self.events: list[tuple[Kind, int, int, int, int]] | None = None
         """Where a list is put here, it gets what this rank does, as :func:`hpc.exchange.replay.replay` reads it."""
         self.deliveries: list[tuple[int, int, int]] | None = None
@@ -87,7 +81,7 @@ class Gossip(OwnPace):
         if whether < self._config.rho:
             rounds = self.counters.sent // self._config.slices  # all slices go one way before the next is taken
             self._push(post, step, self._peers.choose(whom, rounds))
-        self._measure(post, step)
+        self._measure(step)
         if self._config.progress == "inline":
             post.pump()
 
@@ -130,36 +124,9 @@ class Gossip(OwnPace):
         if self.events is not None:
             self.events.append((kind, self.comm.rank, peer, own, moved))
 
-    def _measure(self, post: Post, step: int) -> None:
-        """Take a sketch of the weights when one is due; note the consensus error when those of all ranks are summed."""
-        self._hear(post)
-        every = self._config.consensus_every
-        if every is None or self._sketch is None:
-            return
-        if self._taken_at is None and not self._offered and self.made(step) >= self._next_sketch:
-            self._sketch.take()
-            self._taken_at, self._next_sketch = step, (self.made(step) // every + 1) * every
-        if self._taken_at is not None and self._sketch.ready():
-            post.offer(self._sketch.to_sum(self._taken_at))
-            self._taken_at, self._offered = None, True
-
-    def _hear(self, post: Post) -> None:
-        """Note the consensus errors of sketches that have been summed."""
-        while post.sums:
-            self.consensus_errors.append(estimate(post.sums.popleft(), self.comm.size))
-            self._offered = False
-
-    # --- pauses ----------------------------------------------------------------------------------------
-
-    def quiesce(self) -> None:
-        """Every message comes to its receiver, and everybody's steps are counted. Collective."""
-        super().quiesce()
-        if self._traffic is not None:
-            self._hear(self._traffic)  # so that all ranks have heard of the same sums
+    # --- messages ---------------------------------------------------------------------------------------
 
     def _open(self) -> Post:
-        weights = [parameter.detach() for parameter in self.model.parameters()]
-        self._sketch = Sketch(cut(weights, 1)[0], self._seed)
         slices = cut(weights_and_buffers(self.model), self._config.slices)
         if self._config.momentum == "mix":
             prepare(self._optimizer)

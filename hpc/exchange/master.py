@@ -40,6 +40,7 @@ class WithMaster(OwnPace):
         model: this rank's network.
         config: the section ``exchange``.
         agenda: when the ranks pause.
+        seed: the master seed.
         deadline_s: longest wait for another rank.
     """
 
@@ -52,11 +53,12 @@ class WithMaster(OwnPace):
         config: Easgd | Downpour,
         agenda: Agenda,
         *,
+        seed: int,
         deadline_s: float,
     ) -> None:
-        super().__init__(comm, model, agenda, workers(config, comm.size))
-        self.trains = comm.rank != MASTER or self.workers == comm.size
-        """Does this rank train? The master on a rank of its own does not: it calls :meth:`attend` instead of steps."""
+        super().__init__(
+            comm, model, agenda, workers(config, comm.size), seed=seed, consensus_every=config.consensus_every
+        )
         self.counters.mass = float(comm.rank == MASTER)
         self._tau, self._progress, self._deadline_s = config.tau, config.progress, deadline_s
         self._step = 0
@@ -109,6 +111,7 @@ class WithMaster(OwnPace):
         self._mix()
         if step % self._tau == 0:
             self._ask(star, step)
+        self._measure(step)
         if self._progress == "inline":
             star.pump()
 
@@ -116,6 +119,7 @@ class WithMaster(OwnPace):
         """Serve the workers for a moment: all that a master does on a rank of its own."""
         assert self._traffic is not None
         self._traffic.attend()
+        self._measure(0)
 
     def _ask(self, star: Star, step: int) -> None:
         assert star.box is not None

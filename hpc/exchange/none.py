@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import torch
 
-from hpc.exchange.base import Exchange
+from hpc.exchange.survey import InStep
 from hpc.flat import FlatBuffer
 
 
-class NoExchange(Exchange):
+class NoExchange(InStep):
     """Ranks train alone, each on its share of the batches. The baseline for everything else.
 
     The network they stand for is rank 0's: a mean of networks that never met is none of them.
@@ -16,7 +16,7 @@ class NoExchange(Exchange):
 
     replicated: ClassVar[bool] = False
 
-    def after_step(self, step: int) -> None:
+    def meet(self, step: int) -> None:
         """Nothing is said."""
 
     def _agree(self, values: list[torch.Tensor]) -> None:

@@ -9,6 +9,7 @@ from hpc.comm import Communicator
 from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.base import Exchange
+from hpc.exchange.survey import Survey
 from hpc.exchange.traffic import Traffic
 
 
@@ -22,12 +23,27 @@ class OwnPace(Exchange):
         comm: the ranks.
         model: this rank's network.
         agenda: when the ranks pause.
-        workers: how many of the ranks train.
+        workers: how many of the ranks train: all, or all but rank 0.
+        seed: the master seed.
+        consensus_every: steps between two measurements of how far apart the workers are; None: never.
     """
 
-    def __init__(self, comm: Communicator, model: nn.Module, agenda: Agenda, workers: int) -> None:
+    def __init__(
+        self,
+        comm: Communicator,
+        model: nn.Module,
+        agenda: Agenda,
+        workers: int,
+        *,
+        seed: int,
+        consensus_every: int | None,
+    ) -> None:
         super().__init__(comm, model, agenda)
         self.workers = workers
+        self.trains = comm.rank > 0 or workers == comm.size
+        self._survey: Survey | None = None
+        if consensus_every is not None and comm.size > 1:
+            self._survey = Survey(model if self.trains else None, seed, consensus_every, workers)
         self._traffic: Traffic | None = None
         self._known = (0, 0)
         """(steps of all ranks together, this rank's own among them), as of the last sum."""
@@ -49,6 +65,8 @@ class OwnPace(Exchange):
         self.agenda.resume(epoch, self._known[0])
         if self._traffic is None:
             self._traffic = self._open()
+        if self._survey is not None:
+            self._survey.resume(self.made(step))
         self._traffic.start()
 
     def pause(self, step: int, *, requested: bool) -> Pause | None:
@@ -80,7 +98,23 @@ class OwnPace(Exchange):
         """Everything under way arrives, and everybody's steps are counted. Collective."""
         if self._traffic is not None:
             self._traffic.settle(self._mix)
+            self._hear(self._traffic)  # so that all ranks have heard of the same sums
             self._count(int(self._traffic.report[0]))
+
+    def _measure(self, step: int) -> None:
+        """Take part in measuring how far apart the workers are, when that is due: after a step, or while attending."""
+        survey, traffic = self._survey, self._traffic
+        if survey is None or traffic is None:
+            return
+        self._hear(traffic)
+        survey.due(step, self.made(step))
+        if (own := survey.give()) is not None:
+            traffic.offer(own)
+
+    def _hear(self, traffic: Traffic) -> None:
+        """Note the consensus errors of sketches that have been summed."""
+        while self._survey is not None and traffic.sums:
+            self.consensus_errors.append(self._survey.heard(traffic.sums.popleft()))
 
     def _count(self, step: int) -> None:
         """The steps of all ranks together. Collective."""

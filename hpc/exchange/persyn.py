@@ -1,26 +1,34 @@
 """Periodic synchronisation: weights are replaced by their mean every so many steps (B Alg. 2)."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
 
 from hpc.comm import Communicator
+from hpc.config.training import PerSyn as PerSynConfig
 from hpc.errors import RunError
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import Exchange, forget, running_averages, weights_and_buffers
+from hpc.exchange.base import forget, running_averages, weights_and_buffers
+from hpc.exchange.survey import InStep
 from hpc.flat import FlatBuffer
 
 
-class PerSyn(Exchange):
+class PerSyn(InStep):
     """Ranks train alone for ``tau`` steps, then all take the mean of their weights and float buffers.
 
     In the source's terms (B 2.3.3.1) the frequency is 1/tau, and the matrix K is the identity or the mean.
 
+    ``momentum: keep``: each rank keeps its running averages (the source); ``mix``: they are averaged with the weights;
+    ``reset``: they become zero.
+
     Args:
-        tau: steps between two averagings.
-        momentum: ``keep``: each rank keeps its running averages (the source); ``mix``: they are averaged with
-            the weights; ``reset``: they become zero.
+        comm: the ranks.
+        model: this rank's network.
+        optimizer: its optimiser.
+        config: the section ``exchange``.
+        agenda: when the ranks pause.
+        seed: the master seed.
     """
 
     replicated: ClassVar[bool] = False
@@ -30,15 +38,16 @@ class PerSyn(Exchange):
         comm: Communicator,
         model: nn.Module,
         optimizer: Optimizer,
-        tau: int,
-        momentum: Literal["keep", "mix", "reset"],
+        config: PerSynConfig,
         agenda: Agenda,
+        *,
+        seed: int,
     ) -> None:
-        super().__init__(comm, model, agenda)
-        self._optimizer, self._tau, self._momentum = optimizer, tau, momentum
+        super().__init__(comm, model, agenda, seed=seed, consensus_every=config.consensus_every)
+        self._optimizer, self._tau, self._momentum = optimizer, config.tau, config.momentum
         self._buffer: FlatBuffer | None = None
 
-    def after_step(self, step: int) -> None:
+    def meet(self, step: int) -> None:
         """Every ``tau`` steps, take the mean."""
         if step % self._tau or self.comm.size == 1:
             return

@@ -50,14 +50,21 @@ class Sketch:
         if self._event is not None:
             self._event.record()
 
-    def ready(self) -> bool:
-        """Is the sketch in host memory?"""
+    def ready(self, *, wait: bool = False) -> bool:
+        """Is the sketch in host memory? Wait until it is, if asked to."""
+        if wait and self._event is not None:
+            self._event.synchronize()
         return self._event is None or bool(self._event.query())
 
     def to_sum(self, step: int) -> Sums:
         """What ranks add up: the sketch, its squared length, and the step it was taken at; float64."""
         exact = self._host.double().numpy()
         return np.concatenate([exact, [exact @ exact, step]])
+
+
+def nothing() -> Sums:
+    """What a rank without weights adds."""
+    return np.zeros(WIDTH + 2)
 
 
 def estimate(sums: Sums, ranks: int) -> tuple[int, float]:

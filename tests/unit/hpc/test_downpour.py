@@ -26,7 +26,12 @@ channel = masters.channel
 
 def build(**keys):
     return lambda comm, model, agenda: Downpour(
-        comm, model, DownpourConfig(**{"tau": 3, **keys}), agenda, deadline_s=masters.DEADLINE_S
+        comm,
+        model,
+        DownpourConfig(**{"tau": 3, "consensus_every": None, **keys}),
+        agenda,
+        seed=0,
+        deadline_s=masters.DEADLINE_S,
     )
 
 

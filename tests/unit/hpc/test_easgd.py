@@ -28,7 +28,7 @@ channel = masters.channel
 
 def build(**keys):
     return lambda comm, model, agenda: easgd.build(
-        comm, model, Easgd(**{"tau": 3, **keys}), agenda, deadline_s=masters.DEADLINE_S
+        comm, model, Easgd(**{"tau": 3, "consensus_every": None, **keys}), agenda, seed=0, deadline_s=masters.DEADLINE_S
     )
 
 
@@ -270,7 +270,7 @@ def test_a_master_that_does_not_answer_is_named():
 
     def body(comm):
         strategy = easgd.build(
-            masters.speak(comm), masters.net(0), Easgd(tau=1), Agenda(10**6, None, 2), deadline_s=0.2
+            masters.speak(comm), masters.net(0), Easgd(tau=1), Agenda(10**6, None, 2), seed=0, deadline_s=0.2
         )
         strategy.resume(0, 0)
         strategy.after_step(1)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from hpc import exchange
 from hpc.comm import Alone, Communicator
 from hpc.config.root import Config
-from hpc.config.training import NoExchange, PerSyn, Sync
+from hpc.config.training import Easgd, NoExchange, PerSyn, Sync
 from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.base import AGREE_EVERY, Counters, running_averages, weights_and_buffers
 from hpc.exchange.none import NoExchange as NoneStrategy
@@ -454,7 +454,9 @@ def test_persyn_treats_running_averages_as_it_is_told(name, momentum):
 
     def body(comm: Rank) -> None:
         model, optimizer = pairs[comm.rank]
-        PerSynStrategy(comm, model, optimizer, 1, momentum, Agenda(9, None, 2)).after_step(1)
+        PerSynStrategy(comm, model, optimizer, PerSyn(tau=1, momentum=momentum), Agenda(9, None, 2), seed=0).after_step(
+            1
+        )
 
     together(2, body)
     for rank in range(2):
@@ -574,3 +576,55 @@ def test_weights_and_float_buffers_travel_each_once():
     assert all(not value.requires_grad and value.is_floating_point() for value in found)
     found[0].add_(1)
     assert torch.equal(found[0], model.spare.detach())  # no copies: what is put in is in the model
+
+
+# --- how far apart they are --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [NoExchange(consensus_every=4), PerSyn(tau=2, consensus_every=4), Easgd(tau=4, mode="sync", consensus_every=4)],
+)
+def test_how_far_apart_ranks_in_step_are_is_measured_before_they_meet_and_told_in_time(config):
+    """Pauses in between change nothing; few enough weights that the sketch is exact."""
+
+    def body(comm: Rank) -> Any:
+        model = nn.Linear(5, 3, bias=False)
+        with torch.no_grad():
+            model.weight.fill_(0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        strategy = exchange.build(Config(exchange=config), comm, model, optimizer, Agenda(1000, None, comm.size))
+        before = {}
+        strategy.resume(0, 0)
+        for step in range(1, 15):
+            with torch.no_grad():
+                model.weight.add_(torch.full((3, 5), float(comm.rank + 1) * step))
+            before[step] = model.weight.detach().double().flatten().clone()
+            strategy.after_step(step)
+            if step in {6, 12}:
+                strategy.quiesce()
+                strategy.resume(0, step)
+        told = list(strategy.consensus_errors)
+        strategy.quiesce()
+        assert strategy.consensus_errors == told  # the last had come back at the pause
+        return before, told
+
+    befores, told = zip(*together(3, body), strict=True)
+    assert told[0] == told[1] == told[2]
+    assert [step for step, _ in told[0]] == [4, 8, 12]
+    for step, error in told[0]:
+        weights = torch.stack([before[step] for before in befores])
+        assert error == pytest.approx(float(((weights - weights.mean(0)) ** 2).sum()), rel=1e-5)
+        assert error > 0
+
+
+def test_nothing_is_measured_where_nobody_asks():
+    def body(comm: Rank) -> list[str]:
+        strategy = build("persyn", comm, net(comm.rank), consensus_every=None, tau=50)
+        strategy.resume(0, 0)
+        for step in range(1, 10):
+            strategy.after_step(step)
+        strategy.quiesce()
+        return comm.whats
+
+    assert together(2, body) == [[], []]
