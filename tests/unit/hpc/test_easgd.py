@@ -341,3 +341,16 @@ def test_a_master_on_a_rank_of_its_own_does_not_train():
     assert [workers(Easgd(tau=1, master="own"), ranks) for ranks in (1, 2, 5)] == [1, 1, 4]
     assert workers(Downpour(tau=1, master="own"), 3) == 2
     assert workers(Downpour(tau=1), 3) == workers(Easgd(tau=1), 3) == workers(Sync(), 3) == 3
+
+
+@pytest.mark.parametrize("master", ["beside", "own"])
+def test_how_far_apart_workers_are_is_measured_without_the_master(master):
+    """The first look comes before anybody has moved far; all ranks are told the same."""
+    ended = masters.many(3, build(tau=100, master=master, consensus_every=5), workers=3 - (master == "own"))
+    told = [each.strategy.consensus_errors for each in ended]
+    assert told[0] == told[1] == told[2]
+    assert told[0]
+    steps = max(each.steps for each in ended)
+    for step, error in told[0]:
+        assert 0 < step <= steps
+        assert error > 0
