@@ -65,6 +65,7 @@ class OwnPace(Exchange):
         self.agenda.resume(epoch, self._known[0])
         if self._traffic is None:
             self._traffic = self._open()
+        self._traffic.report[0] = step  # before its first step, it has made those
         if self._survey is not None:
             self._survey.resume(self.made(step))
         self._traffic.start()
