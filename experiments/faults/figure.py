@@ -78,7 +78,7 @@ def runs(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{
         "runs begun": rows.run.nunique(), "done": len(done), "and whole": int((done.end_ok == "1").sum()),
         "starts": len(rows), "with a fault": len(faults(rows)),
-        "ended by something else than the fault": int(((rows.kind == "") & (rows.state != "done")).sum()),
+        "without a fault, not done": int(((rows.kind == "") & (rows.state != "done")).sum()),
     }])  # fmt: skip
 
 
@@ -90,12 +90,12 @@ def figure(rows: pd.DataFrame, deadline_s: float) -> Figure:
         axes = drawn.subplots(1, 2, sharey=True)
         for place, kind in enumerate(KINDS):
             for part, column in zip(axes, ("detected", "seconds"), strict=True):
-                times = np.sort(made[made.kind == kind][column].dropna().clip(lower=1e-3))
+                times = np.sort(made[made.kind == kind][column].dropna().clip(lower=1e-2))
                 share = (np.arange(len(times)) + 1) / max(len(times), 1)
                 part.step(times, share, where="post", color=PALETTE[place], label=kind)
         for part, text in zip(axes, ("noted in the run folder", "the command has ended"), strict=True):
             part.axvline(deadline_s, color=GREY, linewidth=0.8, label="compute.deadline_s")
-            part.set(xscale="log", xlabel=f"seconds from the fault until {text}")
+            part.set(xscale="log", xlim=(1e-2, 1e2), xlabel=f"seconds from the fault until {text}")
         axes[0].set(ylabel="share of trials")
         axes[0].legend(loc="upper left")
         return drawn
