@@ -4,7 +4,7 @@
 
 The file is a configuration with two further sections: ``resources: {ranks: N}`` and ``sweep``, whose ``zip`` lists
 values that go together (run i takes the i-th of each; null: the key is left out) and whose ``seeds`` repeats all of it
-under seeds 0, 1, ...
+under seeds 0, 1, ..., one seed after the other: what is broken off leaves whole seeds behind.
 Runs that are done are not run again. Their records are copied to the experiment's ``results``.
 """
 
@@ -26,10 +26,10 @@ def expand(values: dict[str, Any], name: str) -> list[tuple[str, int, dict[str, 
     lengths = {len(column) for column in columns.values()}
     assert len(lengths) == 1, f"sweep.zip: the lists have different lengths {sorted(lengths)}"
     runs = []
-    for index in range(lengths.pop()):
-        chosen = {key: column[index] for key, column in columns.items() if column[index] is not None}
-        ranks = int(chosen.pop("resources.ranks", values.get("resources", {}).get("ranks", 1)))
-        for seed in range(sweep.get("seeds", 1)):
+    for seed in range(sweep.get("seeds", 1)):
+        for index in range(len(next(iter(columns.values())))):
+            chosen = {key: column[index] for key, column in columns.items() if column[index] is not None}
+            ranks = int(chosen.pop("resources.ranks", values.get("resources", {}).get("ranks", 1)))
             label = "-".join(str(value) for key, value in chosen.items() if key.endswith(".name"))
             runs.append((f"{name}-{index}-{label}-x{ranks}-seed{seed}", ranks, {**chosen, "seed": seed}))
     return runs

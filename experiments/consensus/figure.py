@@ -2,8 +2,9 @@
 
 python experiments/consensus/figure.py [--results DIR] [--out DIR]
 
-Real ranks are drawn in where ``results/ranks.csv`` is: one row for each run and step that was measured, with the
-columns run, strategy (gossip or persyn), rho, variance, step and error (eps divided by the number of coordinates).
+Real ranks are drawn in where ``results/ranks.csv`` is, which ``ranks.py`` makes: one row for each run and step that was
+measured, with the columns run, strategy (gossip or persyn), rho, variance, step and error (eps divided by the number of
+coordinates). ``running.csv`` has the same columns for ranks that did not pause.
 """
 
 import argparse
@@ -110,6 +111,49 @@ def of_ranks(ranks: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def of_running(running: pd.DataFrame, steps: pd.DataFrame, late: pd.DataFrame) -> pd.DataFrame:
+    """Ranks that do not pause, beside gossip whose messages are mixed before the next step, and a step later."""
+    keys = ["strategy", "rho", "variance", "step"]
+    soon = steps[[*keys, "reference", "reference_error"]]
+    joined = running.merge(soon, on=keys, how="left", validate="many_to_one")
+    joined = joined.merge(late, on=["strategy", "rho", "step"], suffixes=("", "_late"), validate="many_to_one")
+    joined["reference_late"] *= joined.variance  # eps is proportional to it
+    joined["reference_error_late"] *= joined.variance
+    rows = []
+    for (strategy, rho, variance), mine in joined.groupby(keys[:3]):
+        runs = mine.groupby("run").error.mean()
+        error = runs.std(ddof=1) / np.sqrt(len(runs))
+        row = {"strategy": NAMES[strategy], "rho": f"{rho:g}", "variance": f"{variance:g}", "runs": f"{len(runs)}"}
+        row["measured"] = number(runs.mean(), error)
+        for name, suffix in (("mixed before the next step", ""), ("mixed a step later", "_late")):
+            reference = mine[f"reference{suffix}"].mean()
+            apart = (runs.mean() - reference) / np.hypot(error, mine[f"reference_error{suffix}"].mean())
+            row |= {name: f"{reference:.4g}", f"{name}: difference, se": f"{apart:+.1f}"}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def of_delays(delays: pd.DataFrame) -> pd.DataFrame:
+    """How many steps later messages were mixed than they were sent, all runs together."""
+    rows = []
+    for rho, mine in delays.groupby("rho"):
+        counts = mine.groupby("delay").messages.sum()
+        sent = counts[counts.index >= 0]
+        shares = 100 * sent / sent.sum()
+        rows.append(
+            {
+                "rho": f"{rho:g}",
+                "messages": f"{sent.sum():,}",
+                "mixed after the same step, %": f"{shares.get(0, 0.0):.1f}",
+                "the next, %": f"{shares.get(1, 0.0):.1f}",
+                "later, %": f"{shares[shares.index > 1].sum():.1f}",
+                "latest": f"{sent.index[sent > 0].max()}",
+                "skipped": f"{counts.get(-1, 0):,}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def draw(axes: Axes, steps: pd.DataFrame, ranks: pd.DataFrame) -> None:
     """Both strategies at one rho and one variance: one run, the mean, the reference, and real ranks."""
     for strategy, colour in (("gossip", BLUE), ("persyn", GREEN)):
@@ -184,6 +228,10 @@ def main() -> None:
     }
     if not ranks.empty:
         tables["table-ranks"] = of_ranks(ranks, steps)
+        running, late, delays = (
+            pd.read_csv(arguments.results / f"{name}.csv") for name in ("running", "late", "delays")
+        )
+        tables |= {"table-running": of_running(running, steps, late), "table-delays": of_delays(delays)}
     for name, frame in tables.items():
         write_table(frame, arguments.out, name)
         print((arguments.out / f"{name}.md").read_text())

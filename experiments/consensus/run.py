@@ -3,11 +3,13 @@
     python experiments/consensus/run.py [FILE.yaml]
 
 Writes to ``results``: ``steps.csv`` (eps by step), ``averages.csv`` (its mean over the second half of the steps),
-``levels.csv`` (the same from dense matrices, for other clocks and rates) and ``scale.csv`` (by number of workers).
-Every eps is divided by the number of coordinates.
+``levels.csv`` (the same from dense matrices, for other clocks and rates), ``late.csv`` (by step, from dense matrices:
+gossip whose messages are mixed one step later) and ``scale.csv`` (by number of workers). Every eps is divided by the
+number of coordinates.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,54 @@ import numpy as np
 import pandas as pd
 
 from hpc.config import yamls
-from hpc.exchange.matrices import Floats, Gossip, PerSyn
+from hpc.exchange.matrices import UNITS, Floats, Gossip, Ints, Mixing, PerSyn, Strategy, Tick
 from hpc.exchange.simulator import expected, persyn_moments, simulate
 from hpc.seeding import generator
 
 HERE = Path(__file__).parent
+
+
+class LateGossip(Strategy):
+    """Gossip as the engine does it in training, if every message is there within a step.
+
+    A rank makes its local update, mixes what came since its last step, and pushes what it then has. So a message that
+    was sent after step t is mixed after its receiver's step t + 1, not before it. Messages under way have rows of W of
+    their own: row M + s holds what worker s last sent.
+
+    Args:
+        rho: probability of a push, for each worker and step.
+    """
+
+    def __init__(self, workers: int, rho: float, draw: np.random.Generator, trials: int) -> None:
+        super().__init__(workers, trials, 2 * workers, 0, 1)
+        self.rho, self._draw = rho, draw
+
+    def ticks(self) -> Iterator[Tick]:
+        """What was sent a step ago is mixed; then those that push copy their rows."""
+        masses = np.full(self.trials * self.size, UNITS, np.int64)
+        everyone = self._everyone
+        sender = receiver = np.empty(0, np.int64)
+        sent = np.empty(0, np.int64)
+        while True:
+            mix = self._mix(masses, sender, receiver, sent)
+            sender = everyone[self._draw.random(everyone.size) < self.rho]
+            place = sender % self.size
+            peer = (place + 1 + self._draw.integers(self.workers - 1, size=sender.size)) % self.workers
+            receiver = sender - place + peer
+            sent = masses[sender] // 2
+            masses[sender] -= sent
+            push = self._mixing(sender + self.workers, sender, np.ones(sender.size))
+            yield Tick(everyone, (mix, push))
+
+    def _mix(self, masses: Ints, sender: Ints, receiver: Ints, sent: Ints) -> Mixing:
+        own = masses.copy()
+        np.add.at(masses, receiver, sent)
+        reached = np.unique(receiver)
+        return self._mixing(
+            np.concatenate([reached, receiver]),
+            np.concatenate([reached, sender + self.workers]),
+            np.concatenate([own[reached] / masses[reached], sent / masses[receiver]]),
+        )
 
 
 def mean(values: Floats) -> tuple[Any, Any]:
@@ -93,6 +138,17 @@ def shares(plan: dict[str, Any], rho: float, steps: int, draw: np.random.Generat
     return total / messages
 
 
+def late(plan: dict[str, Any]) -> pd.DataFrame:
+    """Eps by step for variance 1, of gossip whose messages are mixed a step later: the mean over schedules."""
+    rows = []
+    for place, (rho, number) in enumerate(zip(plan["rho"], plan["steps"], strict=True)):
+        draw = generator(plan["seed"], "exchange", 600 + place)
+        found, error = mean(expected(LateGossip(plan["workers"], rho, draw, plan["schedules"]), number, 1.0))
+        facts = {"strategy": "gossip", "rho": rho, "step": np.arange(1, number + 1)}
+        rows.append(pd.DataFrame({**facts, "reference": found, "reference_error": error}))
+    return pd.concat(rows)
+
+
 def scale(plan: dict[str, Any]) -> pd.DataFrame:
     """Eps / (M - 1) on average over the second half, for gossip with M workers and variance 1."""
     rows, asked = [], plan["scale"]
@@ -114,7 +170,7 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
     steps, averages = curves(plan)
-    frames = {"steps": steps, "averages": averages, "levels": levels(plan), "scale": scale(plan)}
+    frames = {"steps": steps, "averages": averages, "levels": levels(plan), "late": late(plan), "scale": scale(plan)}
     arguments.results.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         frame.to_csv(arguments.results / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
