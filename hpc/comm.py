@@ -487,7 +487,7 @@ class _MpiChannel:
         return _MpiFlight(self._comm.Ibarrier())
 
 
-def connect(deadline_s: float, reason: str = "", kind: type[Mpi] = Mpi) -> Communicator:
+def connect(deadline_s: float, reason: str = "", kind: type[Mpi] | None = None) -> Communicator:
     """The communicator of this process: alone, or the ranks that its launcher started.
 
     MPI's own start waits for every rank, in C, where no Python code runs: a watchdog ends this process, with a
@@ -496,7 +496,7 @@ def connect(deadline_s: float, reason: str = "", kind: type[Mpi] = Mpi) -> Commu
     Args:
         deadline_s: longest wait for another rank.
         reason: what to say before, if they do not come: a rank that meets the others only to end them has one.
-        kind: of communicator, where there are other ranks.
+        kind: of communicator, where there are other ranks; None: Mpi.
 
     Raises:
         ConfigError: MPI found another number of ranks than the launcher promised, or mpi4py is not there.
@@ -519,4 +519,4 @@ def connect(deadline_s: float, reason: str = "", kind: type[Mpi] = Mpi) -> Commu
             ) from None
         if made.ranks != MPI.COMM_WORLD.size:
             raise broken(made, MPI.COMM_WORLD.size)
-        return kind(MPI.COMM_WORLD.Dup(), deadline_s)
+        return (kind or Mpi)(MPI.COMM_WORLD.Dup(), deadline_s)

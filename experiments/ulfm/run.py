@@ -1,11 +1,12 @@
 """Kill one of four gossiping ranks with SIGKILL, at a random step, and see what the others make of it.
 
-    python experiments/ulfm/run.py [--kills 50] [--undisturbed 10]
+    python experiments/ulfm/run.py [--kills 50]
 
 Runs in an environment with Open MPI. Each run is killed once: a random rank, at a step drawn uniformly from those that
-a rank makes, some milliseconds after it. Every row goes into ``results/runs.csv`` at once; a run of this file goes on
-where the last one ended. As in ``experiments/sigkill``, every process of the machine that names the run folder is
-counted when the command has returned, for five seconds until there is none; two minutes are a hang.
+a rank makes, some milliseconds after it (a rank that others outpace may end before). Every sixth run is left
+undisturbed, because the machine may be another later. Every row goes into ``results/runs.csv`` at once; a start of
+this file goes on where the last one ended. As in ``experiments/sigkill``, every process of the machine that names the
+run folder is counted when the command has returned, for five seconds until there is none; four minutes are a hang.
 """
 
 import argparse
@@ -16,17 +17,21 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import h5py
 import psutil
 
+from hpc.exchange.mass import UNITS
 from jobs.launch import command, environment, find_mpiexec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RANKS, STEPS, LATEST_S, HANG_S = 4, 240, 0.05, 240.0
+EVERY = 6
+"""Of so many runs, one is left undisturbed."""
 
 
 def named(run_dir: Path) -> list[psutil.Process]:
@@ -74,7 +79,8 @@ def told(run_dir: Path) -> dict[str, Any]:
     with h5py.File(run_dir / "record.h5") as file:
         row |= {"state": file.attrs["state"].decode(), "ranks_at_end": int(file.attrs["world_size"])}
         row["test_accuracy"] = round(float(file["epochs/test_accuracy"][-1]), 5)
-        row["whole_mass"] = float(sum(file["exchange/mass"][:])) == 1.0
+        whole = UNITS * row["ranks_at_end"]
+        row["whole_mass"] = sum(round(part * whole) for part in file["exchange/mass"][:].tolist()) == whole
         for name in ("step", "rank", "survivors", "mass", "seconds"):
             row[f"lost_{name}"] = file[f"lost/{name}"][0].item() if "lost" in file else ""
     return row
@@ -83,24 +89,26 @@ def told(run_dir: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--undisturbed", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ulfm")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     file = HERE / "results" / "runs.csv"
     file.parent.mkdir(exist_ok=True)
-    done = sum(1 for _ in file.open()) - 1 if file.exists() else 0
+    done = list(csv.DictReader(file.open())) if file.exists() else []
+    kills = sum(row["killed"] == "True" for row in done)
     draw = random.Random(arguments.seed)
-    every = max(1, (arguments.kills + arguments.undisturbed) // max(1, arguments.undisturbed))
-    for number in range(arguments.kills + arguments.undisturbed):
+    for number in count():
+        if kills == arguments.kills:
+            break
         victim, step, delay_s = draw.randrange(RANKS), draw.randint(1, STEPS), draw.uniform(0, LATEST_S)
-        if number % every == 0:  # undisturbed ones in between: the machine may be another later
-            victim = -1
-        if number < done:
+        if number < len(done):
             continue
+        if number % EVERY == 0:
+            victim = -1
         row = {"run": number, "victim": victim, "step": step, "delay_s": round(delay_s, 4)}
         row |= measure(arguments.work / "run", victim, step, delay_s)
+        kills += row["killed"]
         with file.open("a", newline="") as out:
             writer = csv.DictWriter(out, list(row))
             if out.tell() == 0:

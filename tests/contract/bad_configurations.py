@@ -79,6 +79,17 @@ COMBINATIONS: Final = [
         "momentum above 0",
     ),
     config(
+        "ranks that may be lost, but wait for each other",
+        "exchange: {name: sync}\ncompute: {fault_tolerance: shrink}",
+        "compute.fault_tolerance: shrink needs exchange.name: gossip",
+        "it is sync",
+    ),
+    config(
+        "ranks that may be lost, and a matrix for all of them",
+        "exchange: {name: gossip, rho: 0.1, peers: matrix, matrix: m.txt}\ncompute: {fault_tolerance: shrink}",
+        "exchange.matrix is for one number; use uniform",
+    ),
+    config(
         "a schedule that watches a validation that is not there",
         "data: {name: digits, validation: 0}\nschedule: {name: plateau}",
         "schedule.name: plateau",

@@ -157,9 +157,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
         monkeypatch.delenv(variable, raising=False)
     calls: list[tuple[int, list[str]]] = []
     monkeypatch.setattr(train, "find_spec", lambda name: name)
-    monkeypatch.setattr(train, "find_mpiexec", lambda: Path("mpiexec"))
+    monkeypatch.setattr(train, "check_mpiexec", lambda *_, **__: None)
 
-    def launch(ranks: int, line: list[str], _stop: object) -> tuple[int, bool, bool]:
+    def launch(ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> tuple[int, bool, bool]:
+        assert not tolerant
         calls.append((ranks, list(line)))
         ended(Path(line[3]), "done", "", 0)
         return 0, False, False

@@ -13,7 +13,7 @@ import pytest
 from hpc.errors import ConfigError
 from hpc.signals import StopRequest
 from jobs import launch as module
-from jobs.launch import Ended, command, environment, find_mpiexec, launch
+from jobs.launch import Ended, check_mpiexec, command, environment, find_mpiexec, launch
 
 MPICH = "HYDRA build details:\n    Version: 5.0.2\n"
 OPEN_MPI = ["mpiexec (OpenRTE) 4.1.6\n", "mpirun (Open MPI) 5.0.3\n", "mpiexec (PRRTE) 3.0\n"]
@@ -39,6 +39,21 @@ def test_mpich_is_kept_out_of_a_surrounding_slurm_job(tmp_path: Path) -> None:
 def test_open_mpi_may_use_more_ranks_than_cores(version: str, tmp_path: Path) -> None:
     mpiexec = fake(tmp_path, version)
     assert command(mpiexec, 3, ["python"]) == [str(mpiexec), "--oversubscribe", *AS_ROOT, "-n", "3", "python"]
+
+
+@pytest.mark.parametrize("version", OPEN_MPI)
+def test_open_mpi_is_told_that_ranks_may_be_lost(version: str, tmp_path: Path) -> None:
+    mpiexec = fake(tmp_path, version)
+    expected = [str(mpiexec), "--oversubscribe", *AS_ROOT, "--with-ft", "ulfm", "-n", "3", "python"]
+    assert command(mpiexec, 3, ["python"], tolerant=True) == expected
+
+
+def test_mpich_cannot_lose_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mpiexec = fake(tmp_path, MPICH)
+    monkeypatch.setattr(module, "find_mpiexec", lambda: mpiexec)
+    check_mpiexec(3, tolerant=False)
+    with pytest.raises(ConfigError, match=r"compute\.fault_tolerance: shrink needs Open MPI, but .*mpiexec is another"):
+        check_mpiexec(3, tolerant=True)
 
 
 def test_an_ordinary_user_needs_no_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,15 @@ def test_ranks_together_see_what_one_rank_with_the_whole_batch_sees(change: Augm
     assert feed(few, 0, 3).steps_per_epoch == feed(whole).steps_per_epoch == 2
 
 
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_fewer_ranks_share_the_same_samples_as_if_there_had_never_been_more(placement: str) -> None:
+    before = feed(config(placement=placement), rank=3, world_size=4)
+    after, fresh = before.among(1, 2), feed(config(placement=placement), rank=1, world_size=2)
+    assert (before.steps_per_epoch, after.steps_per_epoch) == (1, fresh.steps_per_epoch)
+    same(after.epoch(1), fresh.epoch(1))
+    same(after.evaluation("valid"), fresh.evaluation("valid"))
+
+
 def test_epochs_differ_in_order_and_augmentation() -> None:
     way = feed(config(augment=AUGMENTED))
     first, second = (next(iter(way.epoch(epoch)))[0] for epoch in (0, 1))

@@ -1,0 +1,98 @@
+"""Fewer ranks: what those who are left agree on, and how one of them goes on."""
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpc.comm import Alone
+from hpc.config.folder import freeze
+from hpc.config.read import validate
+from hpc.engine import Engine
+from hpc.exchange import mass
+from hpc.exchange.gossip import Gossip
+from hpc.progress import Silent
+from hpc.run import assemble
+from hpc.shrink import Shrunk, agree
+from hpc.signals import StopRequest
+
+BEFORE = 5
+
+
+def state(masses, **counters):
+    return {"counters": {"sent": 3, "mass": 0.0, **counters}, "masses": masses}
+
+
+def gossip():
+    return Gossip.__new__(Gossip)
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda slices: st.lists(
+            st.lists(st.integers(1, mass.UNITS), min_size=slices, max_size=slices), min_size=1, max_size=BEFORE - 1
+        )
+    )
+)
+@settings(deadline=None)
+def test_masses_of_those_who_are_left_are_the_whole_again(held):
+    states = [state(masses) for masses in held]
+    found = [gossip().survive(states, rank, BEFORE) for rank in range(len(held))]
+    for part in range(len(held[0])):
+        assert sum(own["masses"][part] for own, _ in found) == mass.UNITS * len(held)
+    assert sum(own["counters"]["mass"] for own, _ in found) == pytest.approx(1.0, abs=1e-12)
+    assert all(own["counters"]["sent"] == 3 for own, _ in found)
+    whole = mass.UNITS * BEFORE * len(held[0])
+    assert {lost for _, lost in found} == {(whole - sum(map(sum, held))) / whole}
+
+
+def test_they_go_on_where_the_slowest_ended_an_epoch_and_the_best_informed_is():
+    everyone = [
+        [2, 40, state([mass.UNITS // 2]), [[40, 1.5]]],
+        [1, 41, state([mass.UNITS]), []],
+        [2, 39, state([mass.UNITS]), [[40, 1.5], [50, 2.0]]],
+    ]
+    before = SimpleNamespace(size=4, started=(0, 1, 2, 3))
+    for rank in range(3):
+        comm = SimpleNamespace(started=(1, 2, 3), rank=rank, gather=lambda *_: everyone)
+        exchange = gossip()
+        exchange.consensus_errors, exchange.state_dict = [], dict
+        shrunk = agree(before, comm, 0, 0, exchange)
+        assert (shrunk.lost, shrunk.epoch, shrunk.steps) == ((0,), 1, 4 * 41)
+        assert shrunk.mass == 1.5 / 4
+        assert shrunk.consensus_errors == [(40, 1.5)]
+        assert shrunk.exchange["masses"] == [mass.renormalise([mass.UNITS // 2, mass.UNITS, mass.UNITS], 3 << 40)[rank]]
+
+
+CONFIG = {
+    "epochs": 3,
+    "data": {"name": "digits"},
+    "model": {"name": "mlp", "widths": [16]},
+    "exchange": {"name": "gossip", "rho": 0.5},
+    "compute": {"fault_tolerance": "shrink"},
+}
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_run_goes_on_from_its_own_network_in_the_epoch_that_all_are_in(epoch, tmp_path):
+    config = validate({**CONFIG, "run_dir": str(tmp_path / "run")})
+    freeze(config)
+    engine = Engine(assemble(config, Alone(), StopRequest(), lambda _: None))
+    assert engine.run(Silent()) == "done"
+    parts, steps = engine.parts, engine.place.step
+    weights = [parameter.clone() for parameter in parts.model.parameters()]
+    shrunk = Shrunk((1, 3), epoch, steps, parts.exchange.state_dict(), 0.5, [])
+    again = replace(parts, exchange=assemble(config, Alone(), StopRequest(), lambda _: None).exchange)
+    engine.go_on(again, shrunk, time.monotonic())
+    assert (engine.place.epoch, engine.place.step, engine.taken) == (epoch, steps, steps)
+    assert all((old == new).all() for old, new in zip(weights, parts.model.parameters(), strict=True))
+    assert engine.record["lost"].columns["rank"] == [1, 3]
+    assert engine.record["lost"].columns["mass"] == [0.25, 0.25]
+    assert engine.record["resized"].columns["step"] == [steps]
+    assert engine.record["epochs"].columns["epoch"] == list(range(1, epoch + 1))
+    assert engine.run(Silent()) == "done"  # where it was sent back into the last epoch, it ends that once more
+    assert engine.record["epochs"].columns["epoch"] == [1, 2, 3]
+    assert engine.place.step == steps + (epoch == 2)
