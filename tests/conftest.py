@@ -42,7 +42,7 @@ def _signals_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def train(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Started]:
-    """Run ``structlearn train`` with overrides; a run that hangs is an error after two minutes."""
+    """Run ``structlearn train`` with overrides; a run that hangs is an error after ten minutes."""
 
     def run(
         *arguments: str, env: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "jobs"), **options: Any
@@ -53,7 +53,7 @@ def train(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Started]
             env=environment | (env or {}),
             cwd=tmp_path,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
@@ -66,7 +66,7 @@ def ranks(environment: dict[str, str]) -> Callable[..., Started]:
     """Run a Python file on N ranks of MPI."""
 
     def run(
-        number: int, *program: str, timeout: float = 120, env: dict[str, str] | None = None, tolerant: bool = False
+        number: int, *program: str, timeout: float = 600, env: dict[str, str] | None = None, tolerant: bool = False
     ) -> Started:
         from jobs.launch import command, find_mpiexec
 

@@ -137,7 +137,7 @@ def _apart(row: Bad, folder: Path) -> tuple[int, str, str]:
     assert not row.patched, "a process of its own cannot be patched"
     line = [sys.executable, "-m", "jobs", *shlex.split(row.args)]
     env = _environment(row, folder)
-    done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 def loaded_by(*modules: str) -> set[str]:
     """The names of all modules that are loaded after importing some, in an interpreter of its own."""
     program = f"import sys, {', '.join(modules)}; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 

@@ -22,7 +22,7 @@ with torch.no_grad():
 start = model.weight.detach().flatten().tolist()
 section = Section(rho=0.5, progress=progress, consensus_every=None)
 gossip = Gossip(
-    comm, model, torch.optim.SGD(model.parameters()), section, Agenda(40, 15, comm.size), seed=seed, deadline_s=60.0
+    comm, model, torch.optim.SGD(model.parameters()), section, Agenda(40, 15, comm.size), seed=seed, deadline_s=300.0
 )
 gossip.events, updates, step = [], [], 0
 why = None

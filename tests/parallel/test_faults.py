@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMON = (
     *("--data.name", "digits", "--model.name", "troubled:build", "--epochs", "3", "--ranks", "3"),
-    *("--checkpoint.every_steps", "5", "--compute.deadline_s", "5"),
+    *("--checkpoint.every_steps", "5", "--compute.deadline_s", "15"),
 )
 
 

@@ -40,7 +40,7 @@ def model(tmp_path):
 @pytest.mark.parametrize("first", [FIRST + start * SAMPLE for start in range(STARTS)])
 def test_a_sample_of_the_chaos_experiment(first, ranks):
     """Its worlds look at themselves: masses, counts, means, states; one that is wrong ends all with code 1."""
-    done = ranks(8, str(CHAOS / "body.py"), str(CHAOS / "small.yaml"), str(first), str(SAMPLE), timeout=280)
+    done = ranks(8, str(CHAOS / "body.py"), str(CHAOS / "small.yaml"), str(first), str(SAMPLE), timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert sorted(row["seed"] for row in rows) == list(range(first, first + SAMPLE))

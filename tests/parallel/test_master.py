@@ -55,7 +55,7 @@ def chaos(seed, name, master, progress):
     config = (Easgd if name == "easgd" else DownpourConfig)(tau=tau, master=master, progress=progress)
     agenda = Agenda(*agenda_of, workers(config, comm.size))
     make = easgd.build if name == "easgd" else Downpour
-    strategy = make(comm, model, config, agenda, seed=0, deadline_s=30.0)
+    strategy = make(comm, model, config, agenda, seed=0, deadline_s=300.0)
 
     def together():
         """Of easgd, weights and centre; of downpour, the centre and what has not been sent yet."""

@@ -27,7 +27,7 @@ compute: {device: cpu, fault_tolerance: shrink, deadline_s: 60}
 
 @cache
 def open_mpi() -> bool:
-    answer = subprocess.run([find_mpiexec(), "--version"], capture_output=True, text=True, check=False, timeout=60)
+    answer = subprocess.run([find_mpiexec(), "--version"], capture_output=True, text=True, check=False, timeout=600)
     return "Open MPI" in answer.stdout
 
 
@@ -86,7 +86,7 @@ def told(done, run_dir):
 def test_the_others_go_on(kills, lost, ranks, tmp_path):
     config, run_dir = tmp_path / "small.yaml", tmp_path / "run"
     config.write_text(CONFIG)
-    done = ranks(RANKS, str(MORTAL), str(config), str(run_dir), *kills, timeout=280, tolerant=True)
+    done = ranks(RANKS, str(MORTAL), str(config), str(run_dir), *kills, timeout=1000, tolerant=True)
     summary, tables = told(done, run_dir)
     assert summary["world_size"] == RANKS - len(lost)
     assert sorted(tables["lost"]["rank"]) == lost

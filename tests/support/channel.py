@@ -18,7 +18,7 @@ import torch
 
 from hpc.comm import Alone
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 class World:

@@ -21,7 +21,7 @@ assert _spec.loader is not None
 channel = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(channel)
 
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 
 
 class Net(nn.Module):

@@ -229,7 +229,7 @@ from analysis.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
     command = [sys.executable, "-W", "error", "-c", program, str(sweep), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "index.html").exists()
 

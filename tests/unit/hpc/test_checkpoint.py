@@ -419,7 +419,7 @@ def fill(folder: Path, numbers: int, limit: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder), str(numbers)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.stderr == ""
     assert done.returncode == 0

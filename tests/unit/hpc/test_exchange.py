@@ -21,7 +21,7 @@ from hpc.exchange.none import NoExchange as NoneStrategy
 from hpc.exchange.persyn import PerSyn as PerSynStrategy
 from hpc.exchange.sync import Sync as SyncStrategy
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 class World:

@@ -437,7 +437,7 @@ def last_words(style: str, **outputs: int) -> tuple[int, bytes]:
     root = Path(module.__file__).parent.parent
     line = [sys.executable, "-c", PROGRAM, style]
     env = os.environ | {"PYTHONPATH": str(root), TERMINAL: "80"}
-    done = subprocess.run(line, env=env, stderr=subprocess.PIPE, timeout=60, check=False, **outputs)
+    done = subprocess.run(line, env=env, stderr=subprocess.PIPE, timeout=600, check=False, **outputs)
     return done.returncode, done.stderr.replace(b"\r\n", b"\n")
 
 
@@ -462,7 +462,7 @@ def test_a_run_goes_on_without_an_output(style):
     root = Path(module.__file__).parent.parent
     line = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", PROGRAM, style]
     env = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(line, env=env, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(line, env=env, stderr=subprocess.PIPE, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, b"still here\n")
 
 

@@ -17,7 +17,7 @@ from hpc.exchange.agenda import Agenda
 from hpc.exchange.buckets import Buckets, layout
 from hpc.exchange.sync import Sync
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 class Under:

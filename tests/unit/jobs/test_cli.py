@@ -255,7 +255,7 @@ def test_json_is_the_last_line_and_alone_on_standard_output(tmp_path: Path) -> N
     pytest.importorskip("torch")
     options = ["--epochs", "1", "--data.train_size", "64", "--model.widths", "[8]", "--run_dir", "run"]
     line = [sys.executable, "-m", "jobs", "train", *options, "--json"]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     (only,) = done.stdout.splitlines()
     found = json.loads(only)
