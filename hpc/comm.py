@@ -68,6 +68,14 @@ class Flight(Protocol):
         ...
 
 
+class Arrival(Flight, Protocol):
+    """A receive under way."""
+
+    def begun(self) -> bool:
+        """Has a message been found that comes into it?"""
+        ...
+
+
 class Channel(Protocol):
     """Messages between ranks that wait for nobody, on a communicator of their own.
 
@@ -78,7 +86,7 @@ class Channel(Protocol):
         """Send bytes to a rank."""
         ...
 
-    def receive(self, into: Buffer) -> Flight:
+    def receive(self, into: Buffer) -> Arrival:
         """Receive a message of at most so many bytes from whoever sends one."""
         ...
 
@@ -462,6 +470,9 @@ class _MpiReceive:
                 return False
             self._request = message.Irecv(self._into)
         return bool(self._request.Test())
+
+    def begun(self) -> bool:
+        return self._request is not None
 
     def cancel(self) -> None:
         assert self._request is None, "a message is under way that nobody waits for"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hpc.comm import Channel, Flight
+from hpc.comm import Arrival, Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.traffic import Traffic
@@ -46,7 +46,7 @@ class Post(Traffic):
         self.arrived: deque[Message] = deque()
         self._empty: deque[Message] = deque(inboxes)
         self._read: deque[Message] = deque()
-        self._posted: list[tuple[Flight, Message]] = []
+        self._posted: list[tuple[Arrival, Message]] = []
         self._sending: Flight | None = None
         self._to: tuple[int, int] | None = None
         self._since_send = 0.0
@@ -99,10 +99,11 @@ class Post(Traffic):
     # --- moving ----------------------------------------------------------------------------------------
 
     def _move(self) -> bool:
-        self._receive()
-        return self._send()
+        receiving, sending = self._receive(), self._send()
+        return receiving or sending
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Move receives on. True while a message comes in: it needs many calls, each of which may be short."""
         while self._read and self._read[0].reusable():
             self._empty.append(self._read.popleft())
         while self._empty:
@@ -113,6 +114,7 @@ class Post(Traffic):
             self._received += 1
             entry[1].arrived_ns = now_ns()
             self.arrived.append(entry[1])
+        return any(flight.begun() for flight, _ in self._posted)
 
     def _send(self) -> bool:
         if self._to is None:

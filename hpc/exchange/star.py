@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from hpc.comm import Channel, Flight
+from hpc.comm import Arrival, Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.desk import Desk
@@ -65,10 +65,11 @@ class Star(Traffic):
         self.bytes_sent = 0
         """Through MPI."""
         self._stage = _Stage.FREE
-        self._flight: Flight | None = None
+        self._request: Flight | None = None
+        self._reply: Arrival | None = None
         self._since = 0.0
         self._empty = list(slots)
-        self._posted: list[tuple[Flight, Envelope]] = []
+        self._posted: list[tuple[Arrival, Envelope]] = []
         self._answers: list[tuple[Flight, Envelope, int, float]] = []
 
     # --- the worker's side -----------------------------------------------------------------------------
@@ -124,7 +125,7 @@ class Star(Traffic):
         return serving or asking
 
     def _serve(self, desk: Desk) -> bool:
-        """Answer what has come. True while an answer is under way."""
+        """Answer what has come. True while a request or an answer is under way."""
         for answer in [answer for answer in self._answers if answer[0].done()]:
             self._answers.remove(answer)
             self._empty.append(answer[1])
@@ -139,10 +140,10 @@ class Star(Traffic):
             self.bytes_sent += len(envelope.bytes)
         for _, _, to, since in self._answers:
             self._watch(since, f"take the master's answer (rank {to})")
-        return bool(self._answers)
+        return bool(self._answers) or any(flight.begun() for flight, _ in self._posted)
 
     def _ask(self, box: Message) -> bool:
-        """Move this worker's request, or its answer, on. True while the request is under way."""
+        """Move this worker's request, or its answer, on. True while one of them is under way."""
         if self._stage is _Stage.PACKED:
             if not box.ready():
                 return True
@@ -150,12 +151,14 @@ class Star(Traffic):
                 self.desk.answer(box.envelope)
                 self._stage = _Stage.ANSWERED
                 return False
-            self._flight, self._stage = self._channel.send(box.bytes, MASTER), _Stage.SENDING
+            self._request, self._stage = self._channel.send(box.bytes, MASTER), _Stage.SENDING
             self.bytes_sent += len(box.bytes)
-        if self._flight is not None and self._flight.done():
-            sent = self._stage is _Stage.SENDING
-            self._flight = self._channel.receive(box.bytes) if sent else None
-            self._stage = _Stage.ASKED if sent else _Stage.ANSWERED
-        if self._flight is not None:
-            self._watch(self._since, f"answer a request (rank {MASTER}, the master)")
-        return self._stage is _Stage.SENDING
+        if self._request is not None and self._request.done():
+            self._request, self._stage = None, _Stage.ASKED
+            self._reply = self._channel.receive(box.bytes)
+        elif self._reply is not None and self._reply.done():
+            self._reply, self._stage = None, _Stage.ANSWERED
+        if self._request is None and self._reply is None:
+            return False
+        self._watch(self._since, f"answer a request (rank {MASTER}, the master)")
+        return self._reply is None or self._reply.begun()

@@ -55,6 +55,7 @@ class Envelope:
 
     def __init__(self, room: int, structure: int, *, pinned: bool = False) -> None:
         whole = torch.empty(_HEADER + room, dtype=torch.uint8, pin_memory=pinned)
+        whole.zero_()  # so that its memory is there from the start, not from some later message on
         self.payload = whole[_HEADER:]
         self.bytes = whole.numpy()
         self._header = self.bytes[:_HEADER].view(np.int64)

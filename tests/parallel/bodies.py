@@ -1,6 +1,6 @@
 """Test bodies that hold for any number of ranks: the same body runs on the one-process communicator and on MPI.
 
-mpiexec -n 3 python bodies.py sum_is_over_all_ranks
+mpiexec -n 3 python bodies.py sum_is_over_all_ranks max_is_the_largest
 """
 
 import sys
@@ -68,7 +68,7 @@ def a_rank_that_never_comes_is_an_error(comm: Communicator) -> None:
     if comm.rank == 0:
         with pytest.raises(RankTimeoutError, match="the test's barrier"):
             comm.barrier("the test's barrier")
-        print("passed", flush=True)
+        print("passed", "a_rank_that_never_comes", flush=True)
         comm.abort(0)
     time.sleep(60)  # then comes after all: a rank that still waits fails, for its barrier ends well
 
@@ -76,13 +76,14 @@ def a_rank_that_never_comes_is_an_error(comm: Communicator) -> None:
 BODIES = [body for name, body in list(globals().items()) if getattr(body, "__module__", "") == __name__]
 
 if __name__ == "__main__":
-    (chosen,) = [body for body in BODIES if body.__name__ == sys.argv[1]]
+    chosen = [body for body in BODIES if body.__name__ in sys.argv[1:]]
     communicator = connect(deadline_s=10.0 if "never" in sys.argv[1] else 300.0)
     assert not isinstance(communicator, Alone)
     try:
-        chosen(communicator)
-        communicator.barrier("end")
-        print("passed", flush=True)
+        for body in chosen:
+            body(communicator)
+            communicator.barrier("end")
+            print(f"passed {body.__name__}\n", end="", flush=True)  # in one piece: other ranks write, too
     except BaseException:  # noqa: BLE001 - one rank must end all
         import traceback
 

@@ -102,6 +102,9 @@ class Receive:
             self.network.deliver(self.rank)
             return self.over
 
+    def begun(self) -> bool:
+        return self.over  # here, a message comes at once or not at all
+
     def cancel(self) -> None:
         with self.network.world.lock:
             assert not self.over, "a message that has come cannot be given up"
