@@ -181,7 +181,7 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
 
     parts = Parts(
         config, comm, device, model, build(config.optimizer, model.parameters()),
-        NoExchange(comm, model, Agenda(1, None, 1)),
+        NoExchange(comm, model, Agenda(1, None, 1), seed=0, consensus_every=None),
         Doubles("regression", device, torch.float32), Feed(), "", Nowhere(), Heartbeat(tmp_path, 0, 1, {}),
         StopRequest(), lambda *_: None,
     )  # fmt: skip

@@ -236,7 +236,8 @@ def test_a_sign_of_life_after_the_last_word_does_not_leave_a_run_running(
 ) -> None:
     """A rank says why it ends the others; before it has, rank 0 overwrites the status with where it is."""
 
-    def launch(_ranks: int, line: list[str], _stop: object) -> tuple[int, bool, bool]:
+    def launch(_ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> tuple[int, bool, bool]:
+        assert not tolerant
         status = {"state": "running", "heartbeat": time.time(), "step": 7}
         (Path(line[3]) / "status.json").write_text(json.dumps(status), encoding="utf-8")
         return code, False, False
