@@ -67,10 +67,17 @@ def rank_file(run_dir: Path, rank: int) -> Path:
 
 
 def forget(run_dir: Path, rank: int, size: int) -> None:
-    """Remove a rank's sign of life of an earlier start, and rank 0 those of ranks that are no more: they are gone."""
-    numbers = (int(path.stem.removeprefix("rank-")) for path in (run_dir / LOGS).glob("rank-*.json"))
-    for number in [rank, *(number for number in numbers if rank == 0 and number >= size)]:
-        rank_file(run_dir, number).unlink(missing_ok=True)
+    """A rank starts: remove its sign of life of an earlier start, and, as rank 0, those of ranks that are no more."""
+    rank_file(run_dir, rank).unlink(missing_ok=True)
+    if rank == 0:
+        forget_from(run_dir, size)
+
+
+def forget_from(run_dir: Path, size: int) -> None:
+    """Remove the signs of life of ranks from number ``size`` on: there are fewer now."""
+    for path in (run_dir / LOGS).glob("rank-*.json"):
+        if int(path.stem.removeprefix("rank-")) >= size:
+            path.unlink(missing_ok=True)
 
 
 def signs(run_dir: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from hpc.engine import Engine, Parts, Stop
 from hpc.errors import ConfigError, RunError
 from hpc.exchange import Agenda
 from hpc.failure import STOPPED
-from hpc.heartbeat import Heartbeat, forget
+from hpc.heartbeat import Heartbeat, forget, forget_from
 from hpc.objective import Objective
 from hpc.output import Unfailing, say, stream
 from hpc.progress import Shown, Silent, show
@@ -155,7 +155,8 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
 
 def _among(parts: Parts, comm: Communicator) -> Parts:
     """The same network and samples among those ranks that are left. Collective over them."""
-    forget(Path(parts.config.run_dir), comm.rank, comm.size)
+    if comm.rank == 0:
+        forget_from(Path(parts.config.run_dir), comm.size)
     feed = parts.feed.among(comm.rank, comm.size)
     return replace(parts, **_parts_of(parts.config, comm, feed, parts.model, parts.optimizer, lambda _: None))
 

@@ -24,7 +24,7 @@ CHAOS = ROOT / "experiments" / "gossip_chaos"
 FIRST = 1_000_000  # a seed that the experiment does not reach
 SAMPLE = 20
 COMMON = (
-    *("--data.name", "digits", "--model.name", "troubled:build", "--epochs", "3", "--ranks", "2"),
+    *("--data.name", "digits", "--model.name", "troubled:build", "--epochs", "6", "--ranks", "2"),
     *("--data.augment.pad", "1", "--checkpoint.every_steps", "10", "--record.every_steps", "5"),
     *("--exchange.name", "gossip", "--exchange.rho", "0.5", "--exchange.consensus_every", "5"),
 )
@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_or_killed_goes_on_with_all_that_it_had(trouble, 
     assert second.returncode == 0, second.stderr
     assert "resumed at epoch" in second.stdout
     status = json.loads((run_dir / "status.json").read_text())
-    assert (status["state"], status["epoch"]) == ("done", 3)
+    assert (status["state"], status["epoch"]) == ("done", 6)
     ended = written(run_dir)
     assert_whole(ended)
     assert all(own["taken"] > before for own, before in zip(ended, taken, strict=True))
