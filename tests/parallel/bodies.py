@@ -49,7 +49,9 @@ def max_is_the_largest(comm: Communicator) -> None:
 
 
 def local_ranks_are_known(comm: Communicator) -> None:
-    assert comm.gather(comm.local_rank, "test") == list(range(comm.local_size))
+    everyone = comm.gather([comm.local_rank, comm.local_size], "test")
+    near = [[rank, comm.size] for rank in range(comm.size)]
+    assert everyone in (near, [[0, 1]] * comm.size)  # under --transport tcp, MPICH is told that no rank is near
 
 
 def what_mpi_cannot_name_is_a_rank_that_is_gone(comm: Communicator) -> None:
