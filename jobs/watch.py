@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from hpc.heartbeat import doing, signs
 
-LOOK_S: Final = 0.2
+LOOK_S: Final = 0.05
 
 
 class FirstToEnd:
