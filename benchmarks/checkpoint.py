@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from measure import interleave, publish, ratio, spread
 
+from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
-from hpc.comm import Alone
 from hpc.config.folder import sync_folder
 from hpc.tree import flatten
 from structlearn.models import build

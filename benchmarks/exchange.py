@@ -34,7 +34,8 @@ from torch import nn
 from trainer import WIDTHS, Trainer
 
 from hpc import exchange
-from hpc.comm import Communicator, connect
+from hpc.comm import connect
+from hpc.communicator import Communicator
 from hpc.config.read import validate
 from hpc.exchange import Agenda
 from hpc.exchange.gossip import Gossip

@@ -20,7 +20,7 @@ import torch
 from measure import interleave, publish, ratio, spread
 from torch.nn.functional import cross_entropy
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.folder import freeze
 from hpc.config.read import validate
 from hpc.engine import Engine

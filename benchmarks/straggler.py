@@ -36,7 +36,8 @@ from measure import on_ranks, pin, publish, ratio, spread
 from trainer import Trainer
 
 from hpc import exchange
-from hpc.comm import Communicator, connect
+from hpc.comm import connect
+from hpc.communicator import Communicator
 from hpc.config.read import validate
 from hpc.exchange import Agenda
 

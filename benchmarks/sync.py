@@ -27,7 +27,8 @@ from measure import interleave, publish, ratio, spread
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpc.comm import Communicator, connect
+from hpc.comm import connect
+from hpc.communicator import Communicator
 from hpc.config.launcher import promise
 from hpc.config.training import Sync as SyncConfig
 from hpc.exchange.agenda import Agenda

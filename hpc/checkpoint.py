@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hpc import tensorfile
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.folder import sync_folder, write_atomically
 from hpc.errors import RunError
 from hpc.tensorfile import FORMAT, VERSION, DamagedFileError

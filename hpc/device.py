@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.devices import cpu_cores
 from hpc.config.training import Compute
 from hpc.errors import RunError

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints, Loaded
 from hpc.clock import Clock
-from hpc.comm import Alone, Communicator
+from hpc.communicator import Communicator
 from hpc.config.root import Config
 from hpc.data import Feed
 from hpc.errors import ConfigError, RunError

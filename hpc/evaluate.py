@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.objective import Model, Objective
 
 

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.folder import LOGS, ended, read_status, resumable, trained
 from hpc.config.launcher import BrokenPromiseError, Promise, promise
 from hpc.config.root import Config

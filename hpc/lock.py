@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.folder import LOCK
 from hpc.errors import ConfigError, RunError
 

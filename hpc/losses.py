@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 
 
 class Losses:

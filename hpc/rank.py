@@ -12,16 +12,22 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hpc.comm import Alone, Communicator, Mpi, connect
+from hpc.alone import Alone
+from hpc.comm import connect
 from hpc.config.folder import frozen
 from hpc.config.launcher import OUR_LAUNCHER
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
 from hpc.failure import end_all
 from hpc.lock import alone_in
+from hpc.mpi import Mpi
 from hpc.signals import StopRequest, end_with_parent
 from hpc.ulfm import Ulfm
+
+if TYPE_CHECKING:
+    from hpc.communicator import Communicator
 
 
 def train(config: Config, stop: StopRequest, *, progress: str = "auto", as_json: bool = False) -> int:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from hpc import data, device, exchange, network, optimizer
 from hpc.checkpoint import Checkpoints
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
 from hpc.config.read import flatten, run_id, to_values, to_yaml
 from hpc.config.root import Config

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from hpc.comm import Mpi
 from hpc.errors import ConfigError
+from hpc.mpi import Mpi
 from hpc.watchdog import Watchdog
 
 ENABLED: Final = "OMPI_MCA_mpi_ft_enable"
@@ -28,7 +28,8 @@ class Ulfm(Mpi):
     """The ranks of a communicator that can lose some.
 
     Args:
-        comm: MPI's communicator.
+        mpi: the module, loaded by :func:`hpc.comm.connect`.
+        comm: its communicator.
         deadline_s: longest wait for another rank.
         started: the numbers that the ranks were started with, in their order; None: as they are.
 
@@ -36,9 +37,9 @@ class Ulfm(Mpi):
         ConfigError: this MPI ends all ranks when one is lost.
     """
 
-    def __init__(self, comm: Any, deadline_s: float, started: tuple[int, ...] | None = None) -> None:
+    def __init__(self, mpi: Any, comm: Any, deadline_s: float, started: tuple[int, ...] | None = None) -> None:
         self._copies: list[Any] = []
-        super().__init__(comm, deadline_s)
+        super().__init__(mpi, comm, deadline_s)
         self.started = started or tuple(range(self.size))
         if not self.vendor.startswith("Open MPI") or os.environ.get(ENABLED) != "1":
             raise ConfigError(
@@ -80,7 +81,7 @@ class Ulfm(Mpi):
             self._comm.Ack_failed()
             left = self._mpi.Group.Translate_ranks(comm.group, list(range(comm.size)), self._comm.group)
             try:
-                return Ulfm(comm, self._deadline_s, tuple(self.started[rank] for rank in left))
+                return Ulfm(self._mpi, comm, self._deadline_s, tuple(self.started[rank] for rank in left))
             except self._mpi.Exception:  # one more is gone: the others may be further already
                 comm.Revoke()
                 raise

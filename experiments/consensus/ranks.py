@@ -25,7 +25,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from hpc.comm import Communicator, connect
+from hpc.comm import connect
+from hpc.communicator import Communicator
 from hpc.config import yamls
 from hpc.config.training import Gossip as GossipSection
 from hpc.exchange import Agenda, Exchange

@@ -31,8 +31,8 @@ import numpy as np
 import psutil
 from sklearn.datasets import load_digits
 
+from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
-from hpc.comm import Alone
 from hpc.config.folder import frozen, read_status
 from hpc.config.read import run_id
 from hpc.exchange import mass

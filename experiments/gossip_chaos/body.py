@@ -26,7 +26,7 @@ from mpi4py import MPI
 from torch import nn
 
 from hpc import exchange
-from hpc.comm import Communicator, Mpi
+from hpc.communicator import Communicator
 from hpc.config import yamls
 from hpc.config.root import Config
 from hpc.config.training import Compute, Gossip
@@ -34,6 +34,7 @@ from hpc.exchange import mass
 from hpc.exchange.base import weights_and_buffers
 from hpc.exchange.replay import Kind
 from hpc.exchange.wire import cut
+from hpc.mpi import Mpi
 from hpc.seeding import generator
 
 EXACT = 1e-6
@@ -336,7 +337,7 @@ def live(worlds: list[dict[str, Any]], plan: dict[str, Any], folder: str) -> dic
     part = everyone.Split(MPI.UNDEFINED if place is None else place, everyone.rank)
     row = None
     if place is not None:
-        comm = Mpi(part, plan["deadline_s"])
+        comm = Mpi(MPI, part, plan["deadline_s"])
         try:
             found = Life(worlds[place], comm, folder, plan["deadline_s"]).live()
         except BaseException as error:  # noqa: BLE001 - one rank must end all

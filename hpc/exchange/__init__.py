@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.root import Config
 from hpc.config.training import Downpour, Easgd, Gossip, NoExchange, PerSyn, Sync
 from hpc.exchange import easgd

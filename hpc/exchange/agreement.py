@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc.comm import Channel, Flight
+from hpc.communicator import Channel, Flight
 from hpc.exchange.agenda import Pause
 
 Report = np.ndarray[Any, np.dtype[np.int64]]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc.comm import Communicator, Pending
+from hpc.communicator import Communicator, Pending
 from hpc.exchange.agenda import Agenda, Pause
 from hpc.flat import FlatBuffer, copy_all
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from hpc.comm import Communicator, Mean
+from hpc.communicator import Communicator, Mean
 from hpc.flat import copy_all
 
 # A gradient of so many bytes has a bucket of its own: it travels from where it is. To copy 256 KiB takes 11 us, as long

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.training import Downpour as DownpourConfig
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.desk import Floats

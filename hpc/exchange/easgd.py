@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.training import Easgd as EasgdConfig
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import weights_and_buffers
 from hpc.exchange.desk import Floats
+from hpc.exchange.instep import InStep
 from hpc.exchange.master import WithMaster
-from hpc.exchange.survey import InStep
 from hpc.flat import FlatBuffer, copy_all
 
 

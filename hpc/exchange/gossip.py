@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.training import Gossip as GossipConfig
 from hpc.exchange import mass, peers
 from hpc.exchange.agenda import Agenda

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 from torch import nn
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.training import Downpour, Easgd, workers
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import float_buffers

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from hpc.exchange.survey import InStep
+from hpc.exchange.instep import InStep
 from hpc.flat import FlatBuffer
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.base import Exchange
@@ -41,9 +41,7 @@ class OwnPace(Exchange):
         super().__init__(comm, model, agenda)
         self.workers = workers
         self.trains = comm.rank > 0 or workers == comm.size
-        self._survey: Survey | None = None
-        if consensus_every is not None and comm.size > 1:
-            self._survey = Survey(model if self.trains else None, seed, consensus_every, workers)
+        self._survey = Survey.planned(model if self.trains else None, seed, consensus_every, workers)
         self._traffic: Traffic | None = None
         self._known = (0, 0)
         """(steps of all ranks together, this rank's own among them), as of the last sum."""

@@ -5,12 +5,12 @@ from typing import ClassVar
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.training import PerSyn as PerSynConfig
 from hpc.errors import RunError
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import forget, running_averages, weights_and_buffers
-from hpc.exchange.survey import InStep
+from hpc.exchange.instep import InStep
 from hpc.flat import FlatBuffer
 
 

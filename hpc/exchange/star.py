@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from hpc.comm import Arrival, Channel, Flight
+from hpc.communicator import Arrival, Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.desk import Desk

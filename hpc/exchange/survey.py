@@ -1,19 +1,13 @@
 """How far apart the ranks are, measured while they train: for the record's /consensus."""
 
-from abc import abstractmethod
-from typing import Final
+from typing import Self
 
 import torch
 from torch import nn
 
-from hpc.comm import Communicator, Mean
-from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import Exchange
 from hpc.exchange.sketch import Sketch, Sums, estimate, nothing
 from hpc.exchange.wire import cut
 from hpc.seeding import seed_for
-
-_WHAT: Final = "measure how far apart the ranks are"
 
 
 class Survey:
@@ -37,6 +31,11 @@ class Survey:
         self._next = every
         self._taken_at: int | None = None
         self._given = False
+
+    @classmethod
+    def planned(cls, model: nn.Module | None, seed: int, every: int | None, workers: int) -> Self | None:
+        """A survey, unless nobody asks for one (``every`` is None) or there is nobody to be apart from."""
+        return None if every is None or workers == 1 else cls(model, seed, every, workers)
 
     def resume(self, made: int) -> None:
         """Go on where the run has made so many steps."""
@@ -70,69 +69,3 @@ class Survey:
         """(step, consensus error), now that the sums over all ranks are there."""
         self._given = False
         return estimate(sums, self._workers)
-
-
-class InStep(Exchange):
-    """Ranks that make the same number of steps, and need not hold the same weights.
-
-    They measure right before they exchange, when they are farthest apart. The sum comes back while they train on, and
-    is asked for when the next is due: so the record does not depend on who was quick.
-
-    Args:
-        comm: the ranks.
-        model: this rank's network.
-        agenda: when the ranks pause.
-        seed: the master seed.
-        consensus_every: steps between two measurements of how far apart the ranks are; None: never.
-    """
-
-    def __init__(
-        self, comm: Communicator, model: nn.Module, agenda: Agenda, *, seed: int, consensus_every: int | None
-    ) -> None:
-        super().__init__(comm, model, agenda)
-        self._survey: Survey | None = None
-        if consensus_every is not None and comm.size > 1:
-            self._survey = Survey(model, seed, consensus_every, comm.size)
-        self._adding: tuple[Mean, torch.Tensor] | None = None
-
-    def resume(self, epoch: int, step: int) -> None:
-        """Go on. Collective."""
-        super().resume(epoch, step)
-        if self._survey is not None:
-            self._survey.resume(step)
-
-    def after_step(self, step: int) -> None:
-        """Measure when it is due; then :meth:`meet`."""
-        if self._survey is not None:
-            self._measure(self._survey, step)
-        self.meet(step)
-
-    @abstractmethod
-    def meet(self, step: int) -> None:
-        """Exchange, if it is due after this step."""
-
-    def quiesce(self) -> None:
-        """The last measurement comes back. Collective."""
-        if self._survey is not None:
-            self._collect(self._survey)
-
-    def _measure(self, survey: Survey, step: int) -> None:
-        if step % survey.every == 0:
-            self._collect(survey)
-        elif self._adding is not None:
-            self._adding[0].done()  # moves it on
-        survey.due(step, step)
-        self._add(survey.give())
-
-    def _add(self, own: Sums | None) -> None:
-        if own is not None:
-            values = torch.from_numpy(own)
-            self._adding = self.comm.start_mean(values, _WHAT), values
-
-    def _collect(self, survey: Survey) -> None:
-        self._add(survey.give(wait=True))
-        if self._adding is not None:
-            mean, values = self._adding
-            mean.wait()
-            self._adding = None
-            self.consensus_errors.append(survey.heard(values.numpy() * self.comm.size))

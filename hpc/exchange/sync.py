@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import nn
 
-from hpc.comm import Communicator
+from hpc.communicator import Communicator
 from hpc.config.training import Sync as SyncConfig
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import Exchange

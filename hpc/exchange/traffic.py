@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from hpc.comm import Channel
+from hpc.communicator import Channel
 from hpc.errors import RankTimeoutError
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Agreement, Offer, Report

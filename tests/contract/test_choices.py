@@ -68,7 +68,7 @@ def test_every_optimizer_can_be_built(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(sections(training.ExchangeConfig)))
 def test_every_exchange_can_be_built(name: str) -> None:
     from hpc import exchange
-    from hpc.comm import Alone
+    from hpc.alone import Alone
 
     network = torch.nn.Linear(2, 2)
     stepper = torch.optim.SGD(network.parameters(), lr=0.1)

@@ -10,7 +10,9 @@ import time
 import pytest
 import torch
 
-from hpc.comm import Alone, Communicator, connect
+from hpc.alone import Alone
+from hpc.comm import connect
+from hpc.communicator import Communicator
 from hpc.errors import RankTimeoutError
 
 

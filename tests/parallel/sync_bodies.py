@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from hpc.comm import Alone, Communicator, connect
+from hpc.alone import Alone
+from hpc.comm import connect
+from hpc.communicator import Communicator
 from hpc.config.training import Sync as SyncConfig
 from hpc.errors import RankTimeoutError
 from hpc.exchange.agenda import Agenda

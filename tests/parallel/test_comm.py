@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 
 FILE = Path(__file__).parent / "bodies.py"
 _spec = importlib.util.spec_from_file_location("bodies", FILE)

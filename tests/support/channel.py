@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 
 PATIENCE_S = 120.0
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from hpc import checkpoint, tensorfile
+from hpc.alone import Alone
 from hpc.checkpoint import MANIFEST, Checkpoints
-from hpc.comm import Alone
 from hpc.errors import RunError
 
 ROOT = Path(checkpoint.__file__).parent.parent
@@ -393,7 +393,7 @@ import sys
 from pathlib import Path
 import torch
 from hpc.checkpoint import Checkpoints
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.errors import RunError
 
 folder, numbers = Path(sys.argv[1]), int(sys.argv[2])

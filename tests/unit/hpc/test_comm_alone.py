@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from hpc import comm as module
-from hpc.comm import Alone, Communicator, connect
+from hpc.alone import Alone
+from hpc.comm import connect
+from hpc.communicator import Communicator
 from hpc.errors import ConfigError
 
 VARIABLES = ["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "PMI_RANK", "SLURM_NTASKS", "SLURM_PROCID"]
@@ -82,7 +84,7 @@ def mpi(monkeypatch):
         package = ModuleType("mpi4py")
         package.MPI = SimpleNamespace(COMM_WORLD=world)
         monkeypatch.setitem(sys.modules, "mpi4py", package)
-        monkeypatch.setattr(module, "Mpi", lambda comm, deadline_s: ("Mpi", comm, deadline_s))
+        monkeypatch.setattr(module, "Mpi", lambda _mpi, comm, deadline_s: ("Mpi", comm, deadline_s))
 
     return install
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hpc import device
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.training import Compute
 from hpc.errors import RunError
 

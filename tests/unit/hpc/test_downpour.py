@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.training import Downpour as DownpourConfig
 from hpc.exchange import matrices
 from hpc.exchange.agenda import Agenda

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.check import check
 from hpc.config.read import validate
 from hpc.config.training import Downpour, Easgd, Sync, workers

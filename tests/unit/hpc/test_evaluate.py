@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.evaluate import evaluate
 from hpc.objective import Objective
 

@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hpc import exchange
-from hpc.comm import Alone, Communicator
+from hpc.alone import Alone
+from hpc.communicator import Communicator
 from hpc.config.root import Config
 from hpc.config.training import Easgd, NoExchange, PerSyn, Sync
 from hpc.exchange.agenda import Agenda, Pause

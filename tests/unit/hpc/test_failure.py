@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.read import validate
 from hpc.errors import RankTimeoutError, RunError
 from hpc.failure import end_all

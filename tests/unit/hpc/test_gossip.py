@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hpc import exchange
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.root import Config
 from hpc.config.training import Compute, Gossip
 from hpc.errors import RankTimeoutError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpc import lock
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.errors import ConfigError, RunError
 from hpc.lock import alone_in
 
@@ -18,7 +18,7 @@ ROOT = Path(lock.__file__).parent.parent
 HOLD = """
 import sys, time
 from pathlib import Path
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.lock import alone_in
 with alone_in(Path(sys.argv[1]), Alone()):
     print("held", flush=True)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.losses import Losses
 
 

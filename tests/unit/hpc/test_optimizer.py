@@ -153,7 +153,7 @@ class Feed:
 
 def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
     """The length of the change that one step of the engine makes, at rate 1."""
-    from hpc.comm import Alone
+    from hpc.alone import Alone
     from hpc.config.root import Config
     from hpc.engine import Engine, Parts
     from hpc.exchange.agenda import Agenda

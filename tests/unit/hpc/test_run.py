@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.folder import freeze
 from hpc.config.read import validate
 from hpc.engine import Engine

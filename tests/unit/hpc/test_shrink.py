@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.folder import freeze
 from hpc.config.read import validate
 from hpc.engine import Engine

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hpc.comm import Alone
+from hpc.alone import Alone
 from hpc.config.training import Sync as SyncConfig
 from hpc.exchange import buckets as module
 from hpc.exchange.agenda import Agenda

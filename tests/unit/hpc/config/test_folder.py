@@ -105,7 +105,7 @@ def test_a_process_that_trains_has_begun(run_dir: Path) -> None:
 
 def test_the_lock_is_the_one_that_runs_hold(run_dir: Path) -> None:
     pytest.importorskip("torch")
-    from hpc.comm import Alone
+    from hpc.alone import Alone
     from hpc.lock import alone_in
 
     with alone_in(run_dir, Alone()), pytest.raises(ConfigError, match="another configuration"):
