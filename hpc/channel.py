@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from hpc.communicator import Buffer
 
 
+_LOOKS = 4
+"""MPICH takes in one packet a call, and finds a message one call later: it was seen in the second to fourth call (MPICH
+5.0.2), in the second with Open MPI 5.0.11. More calls cost some 0.3 us each, a wake of the thread 100 to 300."""
+
+
 class _Flight:
     def __init__(self, request: Any, *buffers: Buffer) -> None:
         self._request, self._buffers = request, buffers  # MPI reads and writes them until it is done
@@ -33,8 +38,10 @@ class _Receive:
 
     def done(self) -> bool:
         if self._request is None:
-            message = self._comm.Improbe(self._anybody)
-            if message is None:
+            for _ in range(_LOOKS):
+                if (message := self._comm.Improbe(self._anybody)) is not None:
+                    break
+            else:
                 return False
             self._request = message.Irecv(self._into)
         return bool(self._request.Test())

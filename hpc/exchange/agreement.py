@@ -62,6 +62,10 @@ class Agreement:
         self._offered = values
         self.report[2] += 1
 
+    def expecting(self) -> bool:
+        """Has this rank offered something whose sum has not come?"""
+        return self._offered is not None
+
     def at_rest(self) -> bool:
         """Has the sum of every offer that all ranks made come? After a pause that all have seen, no new one starts."""
         return self._background is None
@@ -90,5 +94,6 @@ class Agreement:
 
     def _sum_offers(self) -> None:
         if self._background is not None and self._background[0].done():
-            self.sums.append(self._background[1])
-            self._background = None
+            values = self._background[1]
+            self._background = self._offered = None  # before the trainer sees the sum, and may offer again
+            self.sums.append(values)

@@ -75,8 +75,10 @@ class Gossip(OwnPace):
         post = self._traffic
         assert post is not None, "resume() comes before the first step"
         post.check()
-        self._note(Kind.STEP, -1, 0, 0)
-        self._mix()
+        if self.events is not None:
+            self._note(Kind.STEP, -1, 0, 0)
+        if post.arrived:
+            self._mix()
         whether, whom = self._draws.at(step)
         if whether < self._config.rho:
             rounds = self.counters.sent // self._config.slices  # all slices go one way before the next is taken

@@ -13,7 +13,7 @@ import numpy as np
 from hpc.communicator import Arrival, Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
-from hpc.exchange.traffic import Traffic
+from hpc.exchange.traffic import EXPECTING, IDLE, MOVING, Traffic
 from hpc.exchange.wire import Message, now_ns
 
 
@@ -63,7 +63,7 @@ class Post(Traffic):
         """Send the first ``size`` bytes of the outbox to a rank, as soon as they are there."""
         self._to = (to, size)
         self._sent[to] += 1
-        self._wake.set()
+        self._ring()
 
     def release(self, message: Message) -> None:
         """A message has been mixed: another may arrive in its place."""
@@ -83,7 +83,7 @@ class Post(Traffic):
         self._until(flight.done, mix, "count gossip messages")
         self._until(lambda: self._received >= expected[0], mix, "receive the last gossip messages")
         mix()
-        self._until(self._agreement.at_rest, mix, "add up what all offered")
+        self._until(self.agreement.at_rest, mix, "add up what all offered")
         flight = self._channel.barrier()
         self._until(flight.done, mix, "end gossip")
         self._sent = np.zeros_like(self._sent)
@@ -98,34 +98,40 @@ class Post(Traffic):
 
     # --- moving ----------------------------------------------------------------------------------------
 
-    def _move(self) -> bool:
-        receiving, sending = self._receive(), self._send()
-        return receiving or sending
+    def _move(self) -> float:
+        return max(self._receive(), self._send())
 
-    def _receive(self) -> bool:
-        """Move receives on. True while a message comes in: it needs many calls, each of which may be short."""
+    def _receive(self) -> float:
+        """Move receives on. A message that comes in needs many calls, each of which may be short."""
         while self._read and self._read[0].reusable():
             self._empty.append(self._read.popleft())
         while self._empty:
             message = self._empty.popleft()
             self._posted.append((self._channel.receive(message.bytes), message))
-        for entry in [entry for entry in self._posted if entry[0].done()]:
-            self._posted.remove(entry)
-            self._received += 1
-            entry[1].arrived_ns = now_ns()
-            self.arrived.append(entry[1])
-        return any(flight.begun() for flight, _ in self._posted)
+        share = IDLE
+        for entry in list(self._posted):
+            flight, message = entry
+            if flight.done():
+                self._posted.remove(entry)
+                self._received += 1
+                message.arrived_ns = now_ns()
+                self.arrived.append(message)
+            elif flight.begun():
+                share = MOVING
+            else:
+                break  # the next one would find no message, either
+        return share
 
-    def _send(self) -> bool:
+    def _send(self) -> float:
         if self._to is None:
-            return False
+            return IDLE
         if self._sending is None:
             if not self.outbox.ready():
-                return True
+                return EXPECTING
             to, size = self._to
             self._sending, self._since_send = self._channel.send(self.outbox.bytes[:size], to), time.monotonic()
         if self._sending.done():
             self._sending = self._to = None
-            return False
+            return IDLE
         self._watch(self._since_send, f"take a gossip message (rank {self._to[0]})")
-        return True
+        return EXPECTING

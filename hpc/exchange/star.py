@@ -19,7 +19,7 @@ from hpc.communicator import Arrival, Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.desk import Desk
-from hpc.exchange.traffic import ACTIVE_S, Traffic
+from hpc.exchange.traffic import EXPECTING, IDLE, MOVING, POLL_S, Traffic
 from hpc.exchange.wire import Envelope, Message
 
 MASTER = 0
@@ -82,7 +82,7 @@ class Star(Traffic):
         """Send what has been packed into the box, as soon as it is there."""
         self._since = time.monotonic()
         self._stage = _Stage.PACKED
-        self._wake.set()
+        self._ring()
 
     def answered(self) -> bool:
         """Is the answer in the box?"""
@@ -99,7 +99,7 @@ class Star(Traffic):
         """
         self._stop_thread()
         self._until(self.free, mix, f"answer the last request (rank {MASTER}, the master)")
-        self._until(self._agreement.at_rest, mix, "add up what all offered")
+        self._until(self.agreement.at_rest, mix, "add up what all offered")
         flight = self._channel.barrier()
         self._until(flight.done, mix, "take the master's last answer")
         self._until(lambda: not self._answers, mix, "take the master's last answer")  # received, but not yet noticed
@@ -115,17 +115,17 @@ class Star(Traffic):
     def attend(self) -> None:
         """Move messages, then rest a moment. For a rank that does nothing else."""
         self.pump()
-        time.sleep(ACTIVE_S)
+        time.sleep(POLL_S)
 
     # --- moving ----------------------------------------------------------------------------------------
 
-    def _move(self) -> bool:
-        serving = self._serve(self.desk) if self.desk is not None else False
-        asking = self._ask(self.box) if self.box is not None else False
-        return serving or asking
+    def _move(self) -> float:
+        serving = self._serve(self.desk) if self.desk is not None else IDLE
+        asking = self._ask(self.box) if self.box is not None else IDLE
+        return max(serving, asking)
 
-    def _serve(self, desk: Desk) -> bool:
-        """Answer what has come. True while a request or an answer is under way."""
+    def _serve(self, desk: Desk) -> float:
+        """Answer what has come."""
         for answer in [answer for answer in self._answers if answer[0].done()]:
             self._answers.remove(answer)
             self._empty.append(answer[1])
@@ -140,17 +140,19 @@ class Star(Traffic):
             self.bytes_sent += len(envelope.bytes)
         for _, _, to, since in self._answers:
             self._watch(since, f"take the master's answer (rank {to})")
-        return bool(self._answers) or any(flight.begun() for flight, _ in self._posted)
+        if any(flight.begun() for flight, _ in self._posted):
+            return MOVING
+        return EXPECTING if self._answers else IDLE
 
-    def _ask(self, box: Message) -> bool:
-        """Move this worker's request, or its answer, on. True while one of them is under way."""
+    def _ask(self, box: Message) -> float:
+        """Move this worker's request, or its answer, on."""
         if self._stage is _Stage.PACKED:
             if not box.ready():
-                return True
+                return EXPECTING
             if self.desk is not None:
                 self.desk.answer(box.envelope)
                 self._stage = _Stage.ANSWERED
-                return False
+                return IDLE
             self._request, self._stage = self._channel.send(box.bytes, MASTER), _Stage.SENDING
             self.bytes_sent += len(box.bytes)
         if self._request is not None and self._request.done():
@@ -159,6 +161,6 @@ class Star(Traffic):
         elif self._reply is not None and self._reply.done():
             self._reply, self._stage = None, _Stage.ANSWERED
         if self._request is None and self._reply is None:
-            return False
+            return IDLE
         self._watch(self._since, f"answer a request (rank {MASTER}, the master)")
-        return self._reply is None or self._reply.begun()
+        return MOVING if self._reply is not None and self._reply.begun() else EXPECTING

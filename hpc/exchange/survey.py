@@ -41,6 +41,10 @@ class Survey:
         """Go on where the run has made so many steps."""
         self._next = (made // self.every + 1) * self.every
 
+    def rests(self, made: int) -> bool:
+        """Is nothing under way, and nothing due at this step of the run?"""
+        return made < self._next and self._taken_at is None and not self._given
+
     def due(self, step: int, made: int) -> None:
         """Take a sketch, if one is due.
 
