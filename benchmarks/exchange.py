@@ -7,12 +7,13 @@ makes its steps, one strategy after the other, in an order that alternates; a ra
 so that what the machine does meanwhile cancels. Alone, both ranks train, and call nothing between their steps.
 
 The measure of a round is the mean of all its steps, of both ranks: an exchange every hundredth step is in no median. A
-step that another process interrupted is in the mean, too; the median over rounds leaves such rounds out, and the column
-of CPU time (of the whole process, gossip's thread included; it does not see waiting) hardly holds them. So that every
-round holds the same exchanges, rho and tau are at fixed steps here, gossip's pushes as well: every 1/rho-th step in
-place of a drawn one, not at the same step on both ranks. A side makes ``--steps`` steps a round, or as many as hold one
-push; ``alone`` three times as many. The long ones (rho 0.01) are left out where a step is long, except gossip's, unless
-``--complete`` is given. The ends of epochs, with the wait for the other rank, are not here: see straggler.py.
+step that another process interrupted is in the mean, too. What the host of a virtual machine takes a core away for is
+left out (steal, in /proc/stat): here some 100 ms every ten seconds, which fall into every long round, and into few
+short ones. The column of CPU time is of the whole process, gossip's thread included; it does not see waiting. So that
+every round holds the same exchanges, rho and tau are at fixed steps here, gossip's pushes as well: every 1/rho-th step
+in place of a drawn one, not at the same step on both ranks. A side makes ``--steps`` steps a round, or as many as hold
+one push; ``alone`` three times as many. The long ones (rho 0.01) are left out where a step is long, except gossip's,
+unless ``--complete`` is given. The ends of epochs, with the wait for the other rank, are not here: see straggler.py.
 
 *Share inside* is the time in the exchange's calls, the question whether to pause included, less what looking at the
 clock takes (alone, that is all). Each round begins with a few steps that are not measured. Beside ours:
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from measure import on_ranks, pin, publish, ratio, spread
+from measure import on_ranks, pin, publish, ratio, spread, stolen
 from torch import nn
 from trainer import WIDTHS, Trainer
 
@@ -75,7 +76,7 @@ class Side(Trainer):
             self.after_backward()
             self.update()
         self.begin()
-        inside, cpu, start = 0.0, time.process_time(), time.perf_counter()
+        inside, cpu, lost, start = 0.0, time.process_time(), stolen(), time.perf_counter()
         for place in range(self.steps):
             self.backward()
             inside -= time.perf_counter()
@@ -86,6 +87,7 @@ class Side(Trainer):
             self.after_step(place)
             inside += time.perf_counter()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        seconds -= stolen() - lost
         self.end()
         return Cost(seconds / self.steps, cpu / self.steps, inside / seconds)
 
