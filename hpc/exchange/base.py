@@ -174,9 +174,8 @@ class Exchange(ABC):
         with torch.no_grad():
             flat = buffer.pack(values)
             start = time.perf_counter()
-            self.comm.sum_(flat, what)
+            self.comm.start_mean(flat, what).wait()  # half as long as a sum over all ranks and a division
             self.counters.seconds_blocked += time.perf_counter() - start
-            flat.div_(self.comm.size)
             buffer.unpack(values)
 
 

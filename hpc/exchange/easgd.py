@@ -69,10 +69,10 @@ class SyncEasgd(InStep):
             torch._foreach_sub_(self._values, pulls)
             flat = buffer.pack(pulls)
             start = time.perf_counter()
-            self.comm.sum_(flat, "draw the centre to all ranks")
+            self.comm.start_mean(flat, "draw the centre to all ranks").wait()
             self.counters.seconds_blocked += time.perf_counter() - start
             buffer.unpack(pulls)
-            torch._foreach_add_(self._centre, pulls)
+            torch._foreach_add_(self._centre, pulls, alpha=self.comm.size)
         self.counters.sent += 1
         self.counters.received += 1
         self.counters.bytes_sent += buffer.host.nbytes
