@@ -35,6 +35,15 @@ class Alone:
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
     vendor = "none"
+    device_pointers = False
+
+    def cuda_aware(self) -> bool:
+        """There is no MPI library to say so."""
+        return False
+
+    def takes(self, device: torch.device) -> bool:
+        """As where there are others and nothing has been tried."""
+        return device.type == "cpu"
 
     def sum_(self, values: torch.Tensor, what: str) -> None:
         """The sum over one rank is the value."""

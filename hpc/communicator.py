@@ -79,24 +79,39 @@ class Channel(Protocol):
 
 
 class Communicator(Protocol):
-    """The ranks of one run. All methods but ``abort`` and ``lost`` are collective: all call them in one order."""
+    """The ranks of one run.
+
+    All methods but ``abort``, ``lost``, ``takes`` and ``cuda_aware`` are collective: all call them in one order.
+    """
 
     rank: int
     size: int
     local_rank: int
     local_size: int
     vendor: str
+    device_pointers: bool
+    """May sums and means be of CUDA tensors? No, until :mod:`hpc.pointers` has tried it."""
+
+    def cuda_aware(self) -> bool:
+        """Does the MPI library say that it takes memory of CUDA devices?"""
+        ...
+
+    def takes(self, device: torch.device) -> bool:
+        """May sums and means be of tensors there? Else they go through the host."""
+        ...
 
     def sum_(self, values: torch.Tensor, what: str) -> None:
-        """Replace a contiguous CPU tensor by its sum over ranks, bit-identical on all of them.
+        """Replace a contiguous tensor by its sum over ranks, bit-identical on all of them.
 
+        It lies on a device that :meth:`takes` says, and whatever writes it there has finished.
         ``what`` names the operation in the error of a rank that waits in vain.
         """
         ...
 
     def start_mean(self, values: torch.Tensor, what: str) -> Mean:
-        """Start to replace a contiguous CPU tensor by its mean over ranks, bit-identical on all of them.
+        """Start to replace a contiguous tensor by its mean over ranks, bit-identical on all of them.
 
+        It lies on a device that :meth:`takes` says, and whatever writes it there has finished.
         The values belong to MPI until the mean is there. They are added in the order of ranks. 16-bit values are added
         and divided in float32, and rounded once; what is infinite then, or was, comes back as nan.
         """

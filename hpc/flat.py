@@ -1,4 +1,4 @@
-"""Many tensors as one flat buffer on the host: one message instead of hundreds."""
+"""Many tensors as one flat buffer: one message instead of hundreds."""
 
 from collections.abc import Sequence
 
@@ -6,35 +6,41 @@ import torch
 
 
 class FlatBuffer:
-    """A flat host buffer in the shape of a list of tensors.
+    """A flat buffer in the shape of a list of tensors, where MPI can take it from.
 
-    On the CPU the tensors are copied straight into it. On a CUDA device they are gathered on the device first
-    and cross in one transfer to pinned memory.
+    The tensors are gathered where they are. From a CUDA device they then cross to pinned memory in one transfer, unless
+    MPI takes them from there.
 
     Args:
         like: the tensors whose values will be packed, all on one device. float64 where one of them is.
+        direct: does MPI take them from where they are? None: only if that is the host.
     """
 
-    def __init__(self, like: Sequence[torch.Tensor]) -> None:
+    def __init__(self, like: Sequence[torch.Tensor], *, direct: bool | None = None) -> None:
         device = like[0].device if like else torch.device("cpu")
         wide = any(tensor.dtype == torch.float64 for tensor in like)
         total = sum(tensor.numel() for tensor in like)
-        self.host = torch.empty(total, dtype=torch.float64 if wide else torch.float32, pin_memory=device.type == "cuda")
-        self._staging = self.host if device.type == "cpu" else torch.empty_like(self.host, device=device)
+        self._staging = torch.empty(total, dtype=torch.float64 if wide else torch.float32, device=device)
+        self.flat = self._staging
+        """What travels."""
+        if not (device.type == "cpu" if direct is None else direct):
+            self.flat = torch.empty(total, dtype=self._staging.dtype, pin_memory=device.type == "cuda")
         parts = self._staging.split([tensor.numel() for tensor in like])
         self._views = [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
 
     def pack(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Copy the tensors in; the host buffer, ready to be sent."""
+        """Copy the tensors in; what travels, ready to be sent."""
         copy_all(self._views, tensors)
-        if self._staging is not self.host:
-            self.host.copy_(self._staging)  # waits for the device: the host reads it next
-        return self.host
+        if self._staging is not self.flat:
+            self.flat.copy_(self._staging)  # waits for the device: the host reads it next
+        elif self.flat.is_cuda:
+            torch.cuda.current_stream(self.flat.device).synchronize()  # MPI reads it next, and knows of no streams
+        return self.flat
 
     def unpack(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy the buffer back out into the tensors."""
-        if self._staging is not self.host:
-            self._staging.copy_(self.host, non_blocking=True)
+        if self._staging is not self.flat:
+            self._staging.copy_(self.flat, non_blocking=True)
         copy_all(tensors, self._views)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc.channel import MpiChannel
+from hpc.config.devices import cuda_aware
 from hpc.errors import ConfigError, RankTimeoutError
 from hpc.mean import MpiMean
 
@@ -55,11 +56,28 @@ class Mpi:
         """Do ranks share cores? One that polls without sleeping then takes the time of those that it waits for."""
         node.Free()
         self.vendor = mpi.Get_library_version().split("\n")[0].strip("\x00 ").replace("\t", " ")
+        self.device_pointers = False
+        self._stream: torch.cuda.Stream | None = None
         self._means = 0
         self._spare: dict[tuple[torch.dtype, int], list[torch.Tensor]] = {}
 
+    def cuda_aware(self) -> bool:
+        """What the library says that mpi4py was loaded with."""
+        return cuda_aware(self._mpi.__file__)
+
+    def takes(self, device: torch.device) -> bool:
+        """Host memory always."""
+        return device.type == "cpu" or self.device_pointers
+
     def sum_(self, values: torch.Tensor, what: str) -> None:
-        """In place: the extra copy of the other form costs half as much again."""
+        """In place: the extra copy of the other form costs half as much again.
+
+        Values on a CUDA device go the way of means, and are added by torch: Open MPI's Iallreduce, and whatever else
+        adds without blocking, crashes there, though the library says that it takes such memory (its issue 9845).
+        """
+        if values.is_cuda:
+            self._start(values, what, 1).wait()
+            return
         self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, values.numpy()), what)
 
     def start_mean(self, values: torch.Tensor, what: str) -> Mean:
@@ -69,10 +87,23 @@ class Mpi:
                 "exchange.name: sync needs an MPI library that lets any thread call it (MPI_THREAD_SERIALIZED) where "
                 "there are CUDA devices: torch computes gradients in threads of its own; use exchange.name: persyn"
             )
+        return self._start(values, what, self.size)
+
+    def _start(self, values: torch.Tensor, what: str, divisor: int) -> MpiMean:
         tag = 2 * self._means
         self._means = (self._means + 1) % _MEANS
-        spare = self._spare.setdefault((values.dtype, len(values)), [])
-        return MpiMean(lambda requests: self._wait(requests, what), self._mpi, self._comm, values, tag, spare)
+
+        def wait(request: Any) -> None:
+            self._wait(request, what)
+
+        if not values.is_cuda:
+            spare = self._spare.setdefault((values.dtype, len(values)), [])
+            return MpiMean(wait, self._mpi, self._comm, values, divisor, tag, spare)
+        if self._stream is None:  # of its own: on one that backward's kernels go to, the sums would wait for them
+            import torch
+
+            self._stream = torch.cuda.Stream(values.device)
+        return MpiMean(wait, self._mpi, self._comm, values, divisor, tag, [], self._stream)
 
     def broadcast_(self, values: torch.Tensor, what: str, root: int = 0) -> None:
         """Bytes travel as they are."""

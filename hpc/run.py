@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc import data, device, exchange, network, optimizer
+from hpc import data, device, exchange, network, optimizer, pointers
 from hpc.checkpoint import Checkpoints
 from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
@@ -121,6 +121,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     """
     device.prepare(config.compute, comm)
     here = device.choose(config.compute, comm)
+    pointers.choose(config.compute, comm, here)
     dataset = data.load(config.data, config.seed)
     fingerprint = dataset.fingerprint()
     _compare_data(fingerprint, comm)
@@ -219,11 +220,12 @@ def _compare_data(fingerprint: str, comm: Communicator) -> None:
 
 def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, *, resumed: bool) -> str:
     weights = sum(parameter.numel() for parameter in parts.model.parameters())
+    pointed = " (device pointers)" if comm.device_pointers else ""
     place = ""
     if resumed:
         before = f"was done ({engine.place.ended_by})" if engine.place.ended_by else "resumed"
         place = f"; {before} at epoch {engine.place.epoch}, step {engine.place.step}"
     return (
         f"{config.run_dir}: {config.model.name} ({weights:,} parameters) on {config.data.name}, "
-        f"{comm.size} rank(s) on {parts.device.type}, {config.exchange.name}, {config.optimizer.name}{place}"
+        f"{comm.size} rank(s) on {parts.device.type}{pointed}, {config.exchange.name}, {config.optimizer.name}{place}"
     )

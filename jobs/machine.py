@@ -133,6 +133,7 @@ def _mpi() -> Iterator[Finding]:
         return
     found = json.loads(said.out)
     says = f"{found['library']}, MPI {'.'.join(map(str, found['standard']))}, {found['level']}"
+    says += f"; says that it takes {'memory of CUDA devices' if found['cuda'] else 'host memory only'}"
     if found["level"] == "MPI_THREAD_MULTIPLE":
         yield Finding("mpi", "ok", says)
     else:

@@ -25,10 +25,12 @@ print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda 
 
 MPI: Final = """
 from mpi4py import MPI
+from hpc.config.devices import cuda_aware
 levels = {MPI.THREAD_SINGLE: "MPI_THREAD_SINGLE", MPI.THREAD_FUNNELED: "MPI_THREAD_FUNNELED",
           MPI.THREAD_SERIALIZED: "MPI_THREAD_SERIALIZED", MPI.THREAD_MULTIPLE: "MPI_THREAD_MULTIPLE"}
 library = " ".join(MPI.Get_library_version().split("\\n")[0].strip("\\x00 ").split())
-print(json.dumps({"library": library, "standard": MPI.Get_version(), "level": levels[MPI.Query_thread()]}))
+print(json.dumps({"library": library, "standard": MPI.Get_version(), "level": levels[MPI.Query_thread()],
+                  "cuda": cuda_aware(MPI.__file__)}))
 """
 
 # One write of one short line: the lines of two ranks never mix.

@@ -1,9 +1,14 @@
-"""How many CUDA devices this machine offers, found out without torch (it takes seconds to import)."""
+"""What this machine and its MPI offer, found out without torch (it takes seconds to import)."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+_CUDA: Final = 0
+"""MPIX_GPU_SUPPORT_CUDA in MPICH's header."""
 
 
 def cuda_devices(environ: Mapping[str, str] = os.environ) -> int:
@@ -22,6 +27,25 @@ def cuda_devices(environ: Mapping[str, str] = os.environ) -> int:
             break
         shown += 1
     return shown
+
+
+def cuda_aware(library: str) -> bool:
+    """Does an MPI library that runs in this process say that it takes memory of CUDA devices?
+
+    One that has no such question has no such answer either: no.
+
+    Args:
+        library: a file that was loaded with it, mpi4py's module. What the loader looks up in that file it also finds in
+            the libraries that were loaded for it: MPI's, wherever mpi4py has found it.
+    """
+    symbols = ctypes.CDLL(library)
+    if hasattr(symbols, "MPIX_Query_cuda_support"):  # Open MPI, MPICH
+        return bool(symbols.MPIX_Query_cuda_support())
+    if hasattr(symbols, "MPIX_GPU_query_support"):  # those made from MPICH
+        answer = ctypes.c_int(0)
+        failed = symbols.MPIX_GPU_query_support(_CUDA, ctypes.byref(answer))
+        return not failed and bool(answer.value)
+    return False
 
 
 def cpu_cores() -> int:

@@ -344,6 +344,10 @@ class Compute:
     """CPU threads of a rank; null: OMP_NUM_THREADS where it is set, else the cores divided by the ranks."""
     deadline_s: Positive = 600.0
     """Longest wait for another rank, in seconds. Past it the run ends and says who waited for whom."""
+    device_pointers: Literal["auto", "never"] = "auto"
+    """Hand MPI values in the memory of CUDA devices (sync, persyn, synchronous easgd). auto: where its library says
+    that it takes them, and a trial before the first step comes out right; never: they go through the host, also where a
+    library says so and crashes."""
     fault_tolerance: Literal["none", "shrink"] = "none"
     """What happens when a rank dies. none: the run ends, and goes on from its last checkpoint when it is started again;
     shrink: the others go on without it, for gossip under Open MPI (its mpiexec with --with-ft ulfm; --ranks does

@@ -131,7 +131,7 @@ class Exchange(ABC):
 
     def _agree(self, values: list[torch.Tensor]) -> None:
         """Replace values by what the ranks stand for together."""
-        self._average(FlatBuffer(values), values, "evaluate the mean of all ranks")
+        self._average(self._flat(values), values, "evaluate the mean of all ranks")
 
     def state_dict(self) -> dict[str, Any]:
         """The state of this rank's part: its counters, and what a strategy adds."""
@@ -168,6 +168,10 @@ class Exchange(ABC):
         if self._question is not None:
             self._question.wait()
             self._question = None
+
+    def _flat(self, values: list[torch.Tensor]) -> FlatBuffer:
+        """A buffer for the sums of values over the ranks."""
+        return FlatBuffer(values, direct=self.comm.takes(values[0].device))
 
     def _average(self, buffer: FlatBuffer, values: list[torch.Tensor], what: str) -> None:
         """Replace values by their means over the ranks, and count it."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,14 +36,14 @@ class Bucket:
     """Gradients of this step that are not there yet."""
     work: torch.Tensor | None = None
     """Where gradients are side by side, on their device; None: the one there is travels from where it is."""
-    host: torch.Tensor | None = None
-    """Where MPI finds them: ``work`` on the CPU, pinned memory of the host where they are on a CUDA device."""
+    sent: torch.Tensor | None = None
+    """Where MPI finds them: ``work``, or pinned memory of the host where MPI does not take them from their device."""
     views: list[torch.Tensor] = field(default_factory=list)
     """``work`` in the shapes of the parameters."""
     gradients: list[torch.Tensor] = field(default_factory=list)
     """What was taken from the parameters in this step."""
-    crossed: Any = None
-    """The CUDA event that says that they have come to the host."""
+    ready: Any = None
+    """The CUDA event that says that they are where MPI finds them."""
 
 
 def layout(sizes: Sequence[int], limit: int, alone: int) -> list[Bucket]:
@@ -99,7 +100,8 @@ class Buckets:
     bucket is set to zero, read and written again.
 
     On a CUDA device, gradients are put side by side on a second stream, and cross to pinned memory; ``backward`` goes
-    on meanwhile. They come back the same way, and the next kernels wait for them.
+    on meanwhile. They come back the same way, and the next kernels wait for them. Where MPI takes memory of the device
+    nothing crosses, and the copies are those on the CPU.
 
     Args:
         comm: the ranks.
@@ -116,6 +118,7 @@ class Buckets:
         self._comm, self._parameters, self._payload = comm, list(parameters), payload
         self._same_kind = all(parameter.dtype == payload for parameter in parameters)
         self._device = parameters[0].device if parameters else torch.device("cpu")
+        self._direct = comm.takes(self._device)
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._like = [torch.empty_like(parameter, device="meta") for parameter in parameters]
         sizes = [like.numel() * payload.itemsize for like in self._like]
@@ -135,11 +138,13 @@ class Buckets:
     def _lay_out(self, bucket: Bucket) -> None:
         """Give a bucket its memory, where it needs any."""
         like = [self._like[place] for place in bucket.places]
-        if bucket.alone and self._side is None and like[0].dtype == self._payload:
+        if bucket.alone and self._direct and like[0].dtype == self._payload:
             return
         count = sum(each.numel() for each in like) + (bucket is self._buckets[-1])  # and the question
         bucket.work = torch.zeros(count, dtype=self._payload, device=self._device)
-        bucket.host = bucket.work if self._side is None else torch.zeros_like(bucket.work, device="cpu").pin_memory()
+        bucket.sent = bucket.work
+        if not self._direct:
+            bucket.sent = torch.zeros(count, dtype=self._payload, pin_memory=self._side is not None)
         start = 0
         for each in like:
             bucket.views.append(bucket.work.as_strided(each.shape, each.stride(), start))
@@ -167,12 +172,14 @@ class Buckets:
         bucket = self._buckets[self._turn]
         self._turn += 1
         bucket.gradients = [self._take(place) for place in bucket.places]
-        if bucket.host is None:
+        if bucket.sent is None:
             (gradient,) = bucket.gradients
             values = gradient.as_strided((gradient.numel(),), (1,))
+            if self._side is not None:
+                bucket.ready = torch.cuda.current_stream(self._device).record_event()
         else:
             self._pack(bucket)
-            values = bucket.host
+            values = bucket.sent
         self._waiting.extend((bucket, piece) for piece in values.split(self._piece))
 
     def _take(self, place: int) -> torch.Tensor:
@@ -184,21 +191,25 @@ class Buckets:
         gradient = gradient.detach()
         if gradient.layout != like.layout or gradient.stride() != like.stride():
             return torch.empty_like(parameter).copy_(gradient.to_dense())
-        written = self._bucket[place].host is None or not self._same_kind
+        written = self._bucket[place].sent is None or not self._same_kind
         return gradient.clone(memory_format=torch.preserve_format) if written and _shared(gradient) else gradient
 
     def _pack(self, bucket: Bucket) -> None:
         """Copy gradients into their bucket, on a CUDA device without waiting for it."""
         assert bucket.work is not None
-        assert bucket.host is not None
-        if self._side is None:
+        assert bucket.sent is not None
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream(self._device))
+        with self._beside():
             copy_all(bucket.views, bucket.gradients)
-            return
-        self._side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._side):
-            copy_all(bucket.views, bucket.gradients)
-            bucket.host.copy_(bucket.work, non_blocking=True)
-            bucket.crossed = self._side.record_event()
+            if bucket.sent is not bucket.work:
+                bucket.sent.copy_(bucket.work, non_blocking=True)
+        if self._side is not None:
+            bucket.ready = self._side.record_event()
+
+    def _beside(self) -> AbstractContextManager[object]:
+        """Inside, kernels go to the second stream, where there is one."""
+        return nullcontext() if self._side is None else torch.cuda.stream(self._side)
 
     def _move(self) -> None:
         """Ask MPI to go on (nobody else does), and start the next messages."""
@@ -207,7 +218,7 @@ class Buckets:
                 self._under_way.remove(mean)
         while self._waiting and len(self._under_way) < UNDER_WAY:
             bucket, values = self._waiting[0]
-            if bucket.crossed is not None and not bucket.crossed.query():
+            if bucket.ready is not None and not bucket.ready.query():
                 return
             self._waiting.popleft()
             self._under_way.append(self._comm.start_mean(values, bucket.what))
@@ -239,8 +250,8 @@ class Buckets:
     def _anybody_late(self) -> bool:
         """What the ranks said with the last bucket."""
         (*_, last) = self._buckets
-        assert last.host is not None
-        return bool(last.host[-1] > 0)
+        assert last.sent is not None
+        return bool(last.sent[-1] > 0)
 
     def _round(self, *, late: bool) -> list[torch.Tensor]:
         """Send what has not left yet, and wait for everything: the means, by parameter."""
@@ -254,7 +265,7 @@ class Buckets:
             if self._under_way:
                 self._under_way.popleft().wait()
             else:
-                self._waiting[0][0].crossed.synchronize()
+                self._waiting[0][0].ready.synchronize()
             self._move()
         means = {place: mean for bucket in self._buckets for place, mean in self._unpack(bucket)}
         if self._side is not None:
@@ -263,11 +274,11 @@ class Buckets:
 
     def _unpack(self, bucket: Bucket) -> Iterable[tuple[int, torch.Tensor]]:
         """(place, mean) of a bucket's parameters: what travelled itself, views of the bucket, or copies of those."""
-        if bucket.work is None or bucket.host is None:
+        if bucket.work is None or bucket.sent is None:
             return zip(bucket.places, bucket.gradients, strict=True)
-        with torch.cuda.stream(self._side):  # does nothing where there is none
-            if self._side is not None:
-                bucket.work.copy_(bucket.host, non_blocking=True)
+        with self._beside():
+            if bucket.sent is not bucket.work:
+                bucket.work.copy_(bucket.sent, non_blocking=True)
             if self._same_kind:
                 return zip(bucket.places, bucket.views, strict=True)
             copy_all(bucket.gradients, bucket.views)

@@ -49,12 +49,13 @@ class SyncEasgd(InStep):
         super().resume(epoch, step)
         if self.comm.size == 1 or self._buffer is not None:
             return
-        self._buffer = FlatBuffer(self._values)
+        self._buffer = self._flat(self._values)
         self._pulls = [torch.empty_like(value) for value in self._values]
         if not self._centre:
             self._centre = [value.clone() for value in self._values]
-            self.comm.broadcast_(self._buffer.pack(self._centre), "agree on the centre")
-            self._buffer.unpack(self._centre)
+            start = FlatBuffer(self._centre)  # through the host: only sums and means are of device memory
+            self.comm.broadcast_(start.pack(self._centre), "agree on the centre")
+            start.unpack(self._centre)
 
     def meet(self, step: int) -> None:
         """Every ``tau`` steps."""
@@ -75,7 +76,7 @@ class SyncEasgd(InStep):
             torch._foreach_add_(self._centre, pulls, alpha=self.comm.size)
         self.counters.sent += 1
         self.counters.received += 1
-        self.counters.bytes_sent += buffer.host.nbytes
+        self.counters.bytes_sent += buffer.flat.nbytes
 
     def _agree(self, values: list[torch.Tensor]) -> None:
         """The centre, which every rank holds."""

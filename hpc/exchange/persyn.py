@@ -1,6 +1,6 @@
 """Periodic synchronisation: weights are replaced by their mean every so many steps (B Alg. 2)."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -11,7 +11,9 @@ from hpc.errors import RunError
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import forget, running_averages, weights_and_buffers
 from hpc.exchange.instep import InStep
-from hpc.flat import FlatBuffer
+
+if TYPE_CHECKING:
+    from hpc.flat import FlatBuffer
 
 
 class PerSyn(InStep):
@@ -57,12 +59,12 @@ class PerSyn(InStep):
         elif self._momentum == "reset":
             forget(self._optimizer)
         if self._buffer is None:  # made late: the optimiser has no state before its first step
-            self._buffer = FlatBuffer(values)
-            self._compare(self._buffer.host.numel())
+            self._buffer = self._flat(values)
+            self._compare(self._buffer.flat.numel())
         self._average(self._buffer, values, "average weights")
         self.counters.sent += 1
         self.counters.received += 1
-        self.counters.bytes_sent += self._buffer.host.nbytes
+        self.counters.bytes_sent += self._buffer.flat.nbytes
 
     def _compare(self, numbers: int) -> None:
         """Averages of unlike things would be nonsense: a parameter unused on one rank has no momentum there."""

@@ -1,5 +1,6 @@
 """Test bodies of synchronous training on real ranks: mpiexec -n 3 python sync_bodies.py NAME [NAME ...]."""
 
+import ctypes
 import sys
 import time
 import zlib
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from hpc import mean
 from hpc.alone import Alone
 from hpc.comm import connect
 from hpc.communicator import Communicator
@@ -16,6 +18,7 @@ from hpc.config.training import Sync as SyncConfig
 from hpc.errors import RankTimeoutError
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.sync import Sync
+from hpc.mpi import Mpi
 from structlearn import models
 
 
@@ -65,13 +68,41 @@ def means_are_means_whatever_the_size_and_the_kind(comm: Communicator) -> None:
             ]
             values = given[comm.rank].clone()
             under_way.append((comm.start_mean(values, "test"), values, given))
-    for mean, _, _ in reversed(under_way):  # asked in any order
-        mean.done()
-    for mean, values, given in under_way:
-        mean.wait()
-        assert mean.done()
+    for each, _, _ in reversed(under_way):  # asked in any order
+        each.done()
+    for each, values, given in under_way:
+        each.wait()
+        assert each.done()
         exact = torch.stack(given).double().mean(0)
         assert torch.equal(values.double(), exact.to(values.dtype).double())
+
+
+def sums_go_the_way_of_means_where_they_must(comm: Communicator) -> None:
+    """On a CUDA device they do."""
+    assert isinstance(comm, Mpi)
+    for count in (0, 1, 7, 300_001):
+        values = torch.arange(count, dtype=torch.float64) + comm.rank
+        comm._start(values, "test", 1).wait()
+        ranks = comm.size * (comm.size - 1) / 2
+        assert torch.equal(values, torch.arange(count, dtype=torch.float64) * comm.size + ranks)
+
+
+def mpi_takes_tensors_themselves(comm: Communicator) -> None:
+    """As those of a CUDA device are handed to it; on the CPU, that shows."""
+    before, mean._bytes = mean._bytes, lambda values: values.view(torch.uint8)
+    try:
+        means_are_means_whatever_the_size_and_the_kind(comm)
+    finally:
+        mean._bytes = before
+
+
+def mpi_is_found_and_asked_whether_it_takes_device_memory(comm: Communicator) -> None:
+    from mpi4py import MPI
+
+    assert ctypes.CDLL(MPI.__file__).MPI_Get_library_version
+    assert isinstance(comm.cuda_aware(), bool)
+    assert comm.takes(torch.device("cpu"))
+    assert not comm.takes(torch.device("cuda"))  # nobody has tried
 
 
 def ranks_follow_one_rank_with_the_whole_batch(comm: Communicator) -> None:
@@ -113,8 +144,8 @@ def sixteen_bits_are_within_their_rounding(comm: Communicator) -> None:
         sync = strategy(comm, model, payload=payload, bucket_mb=0.1)
         (model.weight * given[comm.rank]).sum().backward()
         sync.after_backward()
-        mean, largest = torch.stack(given).double().mean(0), torch.stack(given).double().abs().mean(0)
-        assert ((model.weight.grad.double() - mean).abs() <= unit * largest + 1.01 * unit * mean.abs() + 1e-7).all()
+        middle, largest = torch.stack(given).double().mean(0), torch.stack(given).double().abs().mean(0)
+        assert ((model.weight.grad.double() - middle).abs() <= unit * largest + 1.01 * unit * middle.abs() + 1e-7).all()
         assert model.weight.grad.dtype == torch.float32
 
 
@@ -159,6 +190,9 @@ def a_rank_that_never_comes_is_named_by_its_bucket(comm: Communicator) -> None:
 
 BODIES = [
     means_are_means_whatever_the_size_and_the_kind,
+    sums_go_the_way_of_means_where_they_must,
+    mpi_takes_tensors_themselves,
+    mpi_is_found_and_asked_whether_it_takes_device_memory,
     ranks_follow_one_rank_with_the_whole_batch,
     all_ranks_hold_the_same_bits,
     the_size_of_buckets_changes_no_bit,

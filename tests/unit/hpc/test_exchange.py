@@ -21,6 +21,7 @@ from hpc.exchange.base import AGREE_EVERY, Counters, running_averages, weights_a
 from hpc.exchange.none import NoExchange as NoneStrategy
 from hpc.exchange.persyn import PerSyn as PerSynStrategy
 from hpc.exchange.sync import Sync as SyncStrategy
+from hpc.flat import FlatBuffer
 
 PATIENCE_S = 120.0
 
@@ -54,6 +55,7 @@ class Rank(Alone):
         self.world, self.rank, self.size = world, rank, world.size
         self.asked = 0
         self.whats: list[str] = []
+        self.direct, self.handed = True, set[int]()
 
     def _share(self, value: Any, what: str) -> list[Any]:
         self.whats.append(what)
@@ -64,8 +66,13 @@ class Rank(Alone):
         assert len({name for _, name in found}) == 1, found
         return [each for each, _ in found]
 
+    def takes(self, device: torch.device) -> bool:
+        """The CPU stands for any device."""
+        return self.direct
+
     def sum_(self, values: torch.Tensor, what: str) -> None:
         assert values.is_contiguous()
+        self.handed.add(values.data_ptr())
         values.copy_(torch.stack(self._share(values.clone(), what)).sum(0))
 
     def broadcast_(self, values: torch.Tensor, what: str, root: int = 0) -> None:
@@ -255,6 +262,38 @@ def test_inside_consensus_every_rank_holds_one_network_and_after_it_its_own_bits
             else:
                 assert value == rank  # counts of batches are the rank's own
         assert_bits(values(models[rank]), before[rank])
+
+
+@pytest.mark.parametrize("name", ["sync", "persyn", "easgd"])
+def test_sums_of_values_that_mpi_takes_need_no_copy_and_have_the_same_bits(name, monkeypatch):
+    """Of weights, of a centre, of the float buffers of an evaluation."""
+    kept: list[FlatBuffer] = []  # all of them, so that none has the memory of another
+    make = FlatBuffer.__init__
+
+    def noted(self: FlatBuffer, *given: Any, **keys: Any) -> None:
+        make(self, *given, **keys)
+        kept.append(self)
+
+    monkeypatch.setattr(FlatBuffer, "__init__", noted)
+
+    def body(comm: Rank, direct: bool) -> tuple[dict[str, torch.Tensor], set[int]]:
+        comm.direct = direct
+        model = net(comm.rank if name != "sync" else 0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        config = Config(exchange={"sync": Sync(), "persyn": PerSyn(tau=1), "easgd": Easgd(tau=1, mode="sync")}[name])
+        strategy = exchange.build(config, comm, model, optimizer, Agenda(1000, None, comm.size))
+        strategy.resume(0, 0)
+        strategy.after_step(1)
+        with strategy.consensus():
+            return values(model), comm.handed
+
+    direct = together(3, lambda comm: body(comm, direct=True))
+    staged = together(3, lambda comm: body(comm, direct=False))
+    gathered = {buffer._staging.data_ptr() for buffer in kept}
+    assert all(handed and handed <= gathered for _, handed in direct)
+    assert all(handed and not handed & gathered for _, handed in staged)
+    for (found, _), (other, _) in zip(direct, staged, strict=True):
+        assert_bits(found, other)
 
 
 def test_without_exchange_the_network_of_rank_0_is_taken_exactly():

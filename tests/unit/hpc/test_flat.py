@@ -25,7 +25,7 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 def test_what_is_packed_comes_back_exactly(shapes, data):
     dtypes = [data.draw(st.sampled_from(FLOATS)) for _ in shapes]
     tensors = [noise(shape, dtype, place) for place, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))]
-    buffer = FlatBuffer(tensors)
+    buffer = FlatBuffer(tensors, direct=data.draw(st.sampled_from([None, True, False])))
     flat = buffer.pack(tensors)
     assert flat.is_contiguous()
     assert flat.numel() == sum(tensor.numel() for tensor in tensors)
@@ -96,6 +96,35 @@ def test_no_tensors_at_all_are_an_empty_message():
     buffer = FlatBuffer([])
     assert buffer.pack([]).numel() == 0
     buffer.unpack([])
+
+
+@pytest.mark.parametrize(("direct", "copies"), [(None, 0), (True, 0), (False, 1)])
+def test_what_travels_is_where_the_tensors_are_gathered_or_a_copy_of_it(direct, copies):
+    """On the CPU as on a device."""
+    tensors = [noise((3, 4), torch.float32), noise((5,), torch.float64)]
+    buffer = FlatBuffer(tensors, direct=direct)
+    buffer.pack(tensors).mul_(2)
+    before = [view.clone() for view in buffer._views]
+    found = [torch.zeros_like(tensor) for tensor in tensors]
+    buffer.unpack(found)
+    assert same(found, [tensor * 2 for tensor in tensors])
+    assert (buffer.flat is not buffer._staging) == copies
+    assert same(before, [(tensor if copies else tensor * 2).double() for tensor in tensors])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_tensors_of_a_device_that_mpi_takes_stay_there():
+    tensors = [noise((300, 400), torch.float32).cuda(), noise((5,), torch.float32, 1).cuda()]
+    buffer = FlatBuffer(tensors, direct=True)
+    torch.cuda._sleep(10**8)
+    flat = buffer.pack(tensors)
+    assert flat.is_cuda
+    assert torch.cuda.current_stream().query()  # all is written: MPI knows of no streams
+    flat.mul_(2)
+    found = [torch.zeros_like(tensor) for tensor in tensors]
+    buffer.unpack(found)
+    assert same(found, [tensor * 2 for tensor in tensors])
 
 
 @pytest.mark.gpu

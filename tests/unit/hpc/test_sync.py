@@ -51,6 +51,8 @@ class Under:
         assert len({(what, len(values), values.dtype) for what, values in given}) == 1, "another order of buckets"
         wide = torch.float32 if self.values.element_size() == 2 else self.values.dtype
         self.values.copy_(sum(values.to(wide) for _, values in given) / self.world.size)
+        if self.values.is_cuda:
+            torch.cuda.synchronize()  # what MPI has received is there for all streams
         self.over = True
 
 
@@ -62,11 +64,18 @@ class World:
 
 
 class Rank(Alone):
-    def __init__(self, world: World, rank: int) -> None:
-        self.world, self.rank, self.size = world, rank, world.size
+    def __init__(self, world: World, rank: int, direct: bool = True) -> None:
+        self.world, self.rank, self.size, self.direct = world, rank, world.size, direct
         self.started: list[str] = []
+        self.handed: set[int] = set()
+
+    def takes(self, device: torch.device) -> bool:
+        """The CPU stands for any device: if its tensors are not taken, they are copied, as a device's are."""
+        return self.direct
 
     def start_mean(self, values: torch.Tensor, what: str) -> Under:
+        assert self.direct or not values.is_cuda
+        self.handed.add(values.untyped_storage().data_ptr())
         assert values.dim() == 1
         assert values.is_contiguous()
         number = len(self.started)
@@ -77,16 +86,18 @@ class Rank(Alone):
             self.world.given[number][self.rank] = (what, values.clone())
             self.world.changed.notify_all()
         values.fill_(torch.nan)
+        if values.is_cuda:
+            torch.cuda.synchronize()
         return Under(self.world, number, values, patience=(7 * number + 3 * self.rank) % 4)
 
 
-def together(size: int, body: Callable[[Rank], Any]) -> list[Any]:
+def together(size: int, body: Callable[[Rank], Any], *, direct: bool = True) -> list[Any]:
     """What a body returns on each of so many ranks."""
     world, results, errors = World(size), [None] * size, []
 
     def run(rank: int) -> None:
         try:
-            results[rank] = body(Rank(world, rank))
+            results[rank] = body(Rank(world, rank, direct))
         except BaseException as error:  # noqa: BLE001 - it is raised below
             errors.append(error)
             with world.changed:
@@ -150,10 +161,10 @@ def small_alone(monkeypatch):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     size=st.integers(2, 3), shapes=shapes, limit=st.integers(1, 200), alone=st.sampled_from([1, 40, 10**6]),
-    calls=st.lists(st.integers(0, 3), min_size=3, max_size=3), data=st.data(),
+    calls=st.lists(st.integers(0, 3), min_size=3, max_size=3), direct=st.booleans(), data=st.data(),
 )  # fmt: skip
-def test_gradients_become_their_mean_over_ranks(size, shapes, limit, alone, calls, data):
-    """Whatever takes part, in whatever order, tied or not, and however often each rank calls backward."""
+def test_gradients_become_their_mean_over_ranks(size, shapes, limit, alone, calls, direct, data):
+    """Whatever takes part, in whatever order, tied or not, however often each rank calls backward, copied or not."""
     every = list(range(len(shapes)))
     used = [data.draw(st.lists(st.booleans(), min_size=len(every), max_size=len(every))) for _ in range(size)]
     tied = data.draw(st.lists(st.sampled_from(every), max_size=3))
@@ -179,7 +190,7 @@ def test_gradients_become_their_mean_over_ranks(size, shapes, limit, alone, call
 
     before, module.ALONE = module.ALONE, alone
     try:
-        everybody = together(size, body)
+        everybody = together(size, body, direct=direct)
     finally:
         module.ALONE = before
     for found in everybody:
@@ -256,6 +267,50 @@ def test_a_large_gradient_is_not_copied_and_small_ones_are_views_of_one_buffer()
         return [model.weights[1].grad.data_ptr()] == seen[comm.rank], len(small)
 
     assert together(2, body) == [(True, 1)] * 2
+
+
+def trained(comm: Rank, payload: str, device: str) -> tuple[list[torch.Tensor], bool]:
+    """A network after three steps; was what MPI got the gradients' own memory, in the last of them?"""
+    model = Net([(4, 4), (1,), (5, 5), (6, 6)]).to(device)
+    sync = strategy(comm, model, limit=100, payload=payload)
+    for step in range(3):
+        comm.handed.clear()
+        factors = [torch.randn(weight.shape, generator=torch.Generator().manual_seed(9 * step + comm.rank)).to(device)
+                   for weight in model.weights]  # fmt: skip
+        model.zero_grad(set_to_none=True)
+        sum(((weight * factor).sin().sum() for weight, factor in zip(model.weights, factors, strict=True))).backward()
+        sync.after_backward()
+        with torch.no_grad():
+            for weight in model.weights:
+                weight.sub_(weight.grad)
+    own = {weight.grad.untyped_storage().data_ptr() for weight in model.weights}
+    assert comm.handed == own or not comm.handed & own
+    return [weight.detach().cpu() for weight in model.weights], comm.handed == own
+
+
+@pytest.mark.usefixtures("small_alone")
+@pytest.mark.parametrize(("payload", "own"), [("float32", True), ("bfloat16", False)])
+def test_gradients_that_mpi_takes_are_not_copied_for_it_and_the_bits_are_the_same(payload, own):
+    direct = together(2, lambda comm: trained(comm, payload, "cpu"))
+    staged = together(2, lambda comm: trained(comm, payload, "cpu"), direct=False)
+    for (mine, handed), (others, other_handed) in zip(direct, staged, strict=True):
+        assert (handed, other_handed) == (own, False)
+        for weight, other in zip(mine, others, strict=True):
+            assert torch.equal(weight, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.usefixtures("small_alone")
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("payload", ["float32", "bfloat16"])
+def test_gradients_on_a_device_become_their_mean_there(payload, direct):
+    here = together(2, lambda comm: trained(comm, payload, "cpu"))
+    there = together(2, lambda comm: trained(comm, payload, "cuda"), direct=direct)
+    for (mine, _), (others, handed) in zip(here, there, strict=True):
+        assert handed == (direct and payload == "float32")
+        for weight, other in zip(mine, others, strict=True):
+            torch.testing.assert_close(weight, other, rtol=1e-2 if payload == "bfloat16" else 1e-5, atol=1e-2)
 
 
 @pytest.mark.usefixtures("small_alone")

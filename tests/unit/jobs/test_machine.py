@@ -42,7 +42,7 @@ def said(*lines: str) -> Answer:
     return Answer(ok=True, out="\n".join(lines) + "\n", problem="")
 
 
-LEVEL = {"library": "MPICH Version: 5.0", "standard": [5, 0], "level": "MPI_THREAD_MULTIPLE"}
+LEVEL = {"library": "MPICH Version: 5.0", "standard": [5, 0], "level": "MPI_THREAD_MULTIPLE", "cuda": False}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,14 @@ def test_an_mpi_without_threads_is_a_warning(answers: Any, monkeypatch: Any) -> 
     answers({MPI: LEVEL | {"level": "MPI_THREAD_FUNNELED"}})
     assert "MPI_THREAD_MULTIPLE" in found("mpi")["mpi"].remedy
     assert (found("mpi")["mpiexec"].status, found("mpi")["mpiexec"].finding) == ("warn", "--ranks: no mpiexec")
+
+
+@pytest.mark.parametrize(("cuda", "words"), [(True, "memory of CUDA devices"), (False, "host memory only")])
+def test_an_mpi_says_what_memory_it_takes(cuda: bool, words: str, answers: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(machine, "find_mpiexec", lambda: Path("/opt/mpiexec"))
+    answers({"/opt/mpiexec": no(""), MPI: LEVEL | {"cuda": cuda}})
+    assert found("mpi")["mpi"].status == "ok"
+    assert found("mpi")["mpi"].finding.endswith(f"says that it takes {words}")
 
 
 def test_without_mpi_one_rank_is_left(answers: Any) -> None:

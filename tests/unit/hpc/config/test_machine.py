@@ -1,11 +1,14 @@
 """What this machine says of itself: its devices and the launcher that started the process."""
 
+import _ctypes
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hpc.config import devices
-from hpc.config.devices import cuda_devices
+from hpc.config.devices import cuda_aware, cuda_devices
 from hpc.config.launcher import Promise, broken, promise
 from hpc.errors import ConfigError
 
@@ -20,6 +23,38 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def gpus(root: Path, number: int) -> None:
     for bus in range(number):
         (root / f"proc/driver/nvidia/gpus/0000:{bus:02x}:00.0").mkdir(parents=True)
+
+
+def gpu_query(says: int, failed: int = 0) -> Any:
+    def query(kind: int, answer: Any) -> int:
+        assert kind == 0  # MPIX_GPU_SUPPORT_CUDA
+        answer._obj.value = says
+        return failed
+
+    return query
+
+
+@pytest.mark.parametrize(
+    ("symbols", "says"),
+    [
+        ({}, False),
+        ({"MPIX_Query_cuda_support": lambda: 0}, False),
+        ({"MPIX_Query_cuda_support": lambda: 1}, True),
+        ({"MPIX_GPU_query_support": gpu_query(0)}, False),
+        ({"MPIX_GPU_query_support": gpu_query(1)}, True),
+        ({"MPIX_GPU_query_support": gpu_query(1, failed=16)}, False),
+    ],
+)
+def test_an_mpi_library_is_asked_in_its_own_words(
+    symbols: dict[str, Any], says: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = {"mpi4py/MPI.so": SimpleNamespace(**symbols)}
+    monkeypatch.setattr(devices.ctypes, "CDLL", libraries.__getitem__)
+    assert cuda_aware("mpi4py/MPI.so") is says
+
+
+def test_a_library_that_knows_no_such_question_says_no() -> None:
+    assert cuda_aware(_ctypes.__file__) is False
 
 
 @pytest.mark.parametrize(
