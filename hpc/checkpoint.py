@@ -4,6 +4,9 @@
     checkpoints/step-000000120-epoch-00004/rank-0000.h5    what one rank holds
     checkpoints/step-000000120-epoch-00004/manifest.json   written last: where it is, the checkpoint is complete
 
+Names sort as they were written: where another number of ranks has gone on, so that steps may begin at a lower number
+again, they are step-r00001-..., the second time step-r00002-..., and so on.
+
 A file is written under a temporary name, waited for (fsync), renamed, and the rename waited for. The manifest
 holds the checksums of every byte of the others and one of itself. Loading takes the newest checkpoint that
 every rank finds whole, and says which ones it passed over and why.
@@ -58,7 +61,7 @@ class Checkpoints:
     def __init__(self, folder: Path, comm: Communicator, run_id: str, keep: int, tell: Callable[[str], None]) -> None:
         self._folder, self._comm, self._run_id, self._keep, self._tell = folder, comm, run_id, keep, tell
 
-    def save(self, step: int, epoch: int, shared: Any, own: Any) -> None:
+    def save(self, step: int, epoch: int, shared: Any, own: Any, resized: int = 0) -> None:
         """Write a checkpoint; returns when it is on the disk and complete on every rank.
 
         Args:
@@ -66,11 +69,13 @@ class Checkpoints:
             epoch: epochs finished, evaluation included.
             shared: state that all ranks hold alike; rank 0 writes it.
             own: this rank's state.
+            resized: how often another number of ranks has gone on.
 
         Raises:
             RunError: on every rank, when one of them could not write. Older checkpoints are untouched.
         """
-        folder = self._folder / f"step-{step:09d}-epoch-{epoch:05d}"
+        again = f"r{resized:05d}-" if resized else ""
+        folder = self._folder / f"step-{again}{step:09d}-epoch-{epoch:05d}"
         files: dict[str, Any] = {}
         problem = None
         try:
@@ -92,19 +97,16 @@ class Checkpoints:
         if self._comm.rank == 0:
             self._prune()
 
-    def load(self, *, elastic: bool = False) -> Loaded | None:
+    def load(self) -> Loaded | None:
         """The newest checkpoint that every rank finds whole; None where no complete one was ever written.
 
-        Args:
-            elastic: one that another number of ranks wrote will do, too.
-
         Raises:
-            RunError: there are checkpoints, but none is whole, or they belong to another run or number of ranks.
+            RunError: there are checkpoints, but none is whole, or they belong to another run.
         """
         names = self._comm.gather(sorted(path.parent.name for path in self._committed()), "list checkpoints")[0]
         passed_over: list[str] = []
         for name in reversed(names):
-            loaded, problem = self._try(self._folder / name, elastic=elastic)
+            loaded, problem = self._try(self._folder / name)
             problems = [text for text in self._comm.gather(problem, "check a checkpoint") if text]
             if loaded is not None and not problems:
                 self._set_aside(name, names)
@@ -152,11 +154,11 @@ class Checkpoints:
             return [f"rank 0: {_reason(error, folder)}"]
         return []
 
-    def _try(self, folder: Path, *, elastic: bool) -> tuple[Loaded | None, str | None]:
+    def _try(self, folder: Path) -> tuple[Loaded | None, str | None]:
         """A checkpoint, or what is wrong with this rank's part of it. A foreign run is an error, not a fallback."""
         try:
             manifest = _read_manifest(folder / MANIFEST)
-            self._refuse_foreign(manifest, folder, elastic=elastic)
+            self._refuse_foreign(manifest, folder)
             before = manifest["world_size"]
 
             def read(rank: int) -> Any:
@@ -171,16 +173,11 @@ class Checkpoints:
             return None, str(error)
         return Loaded(manifest["step"], shared, own, before, read), None
 
-    def _refuse_foreign(self, manifest: dict[str, Any], folder: Path, *, elastic: bool) -> None:
+    def _refuse_foreign(self, manifest: dict[str, Any], folder: Path) -> None:
         if manifest["run_id"] != self._run_id:
             raise RunError(
                 f"{folder}: belongs to run {manifest['run_id']}, but this is run {self._run_id}; "
                 f"each run needs a run_dir of its own"
-            )
-        if manifest["world_size"] != self._comm.size and not elastic:
-            raise RunError(
-                f"{folder}: written by {manifest['world_size']} rank(s), but {self._comm.size} were started; "
-                f"start {manifest['world_size']}, or choose another run_dir"
             )
 
     # --- the folder ------------------------------------------------------------------------------------

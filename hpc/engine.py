@@ -93,6 +93,8 @@ class Engine:
         self._started = self._resumed_at = time.monotonic()
         self._resumed_step = 0
         self._saved = (-1, -1)
+        self._done_by_others = False
+        """Was the run done when it was restored, on another number of ranks? Then there is nothing to add to it."""
         self._kept: tuple[dict[str, Any], dict[str, Any]] | None = None
         """The state before the end of the last epoch, where ranks may be lost in it."""
 
@@ -313,7 +315,8 @@ class Engine:
         self._beat("training")
 
     def _finish(self, state: str, ended_by: str) -> str:
-        self._record_exchange()
+        if not self._done_by_others:
+            self._record_exchange()
         self.parts.write_record(self.record, state, ended_by)
         return state
 
@@ -331,7 +334,7 @@ class Engine:
         shared, own = self._state()
         if self.parts.exchange.replicated:
             self._compare(shared["network"]["parameters"])
-        self.parts.checkpoints.save(*here, shared, own)
+        self.parts.checkpoints.save(*here, shared, own, resized=len(self.record["resized"]))
         self._saved = here
         self._clock.enter("")
 
@@ -381,9 +384,10 @@ class Engine:
         self._set_place(shared)
         if loaded.own is not None:
             self._take_back(shared, loaded.own)
+        elif self.place.ended_by:
+            self._done_by_others = True
         else:
             self._take_over(loaded)
-        self._saved = (self.place.step, self.place.epoch)
 
     def _set_place(self, shared: dict[str, Any]) -> None:
         """How far the run was when it was in this state."""
@@ -404,9 +408,14 @@ class Engine:
         self._losses.load_state_dict(own["losses"])
         self.taken = own["taken"]
         set_random_state(own["random"], parts.device)
+        self._saved = (self.place.step, self.place.epoch)
 
     def _take_over(self, loaded: Loaded) -> None:
-        """Go on from what another number of ranks had come to; the steps are shared out anew."""
+        """Go on from what another number of ranks had come to: from the one network that they stood for.
+
+        The steps are shared out anew. What else a rank carries starts afresh: its part of the exchange, its random
+        numbers, the losses of the epoch so far.
+        """
         steps = merge(loaded, self.parts.model, self.parts.optimizer, self.parts.exchange)
         self._share_out(steps, loaded.shared["epoch_steps"], loaded.world_size)
 
@@ -446,14 +455,17 @@ class Engine:
     def _share_out(self, steps: int, before: int, ranks_before: int) -> None:
         """Share out the steps that all ranks of another world have made together.
 
+        The same part of the epoch counts as made, rounded down to whole steps: so there is at least one step left in
+        it, unless ranks at their own speed had gone past its end.
+
         Args:
             steps: how many.
             before: how many made an epoch there.
             ranks_before: how many ranks there were.
         """
-        place, size = self.place, self.parts.comm.size
-        within = max(0, steps - place.epoch * before) / before
-        total = round((place.epoch + within) * self._steps * size)
-        self.taken = total // size + (self.parts.comm.rank < total % size)
-        place.step = total // size
-        self.record["resized"].append(step=place.step, ranks_before=ranks_before, ranks=size)
+        place, exchange = self.place, self.parts.exchange
+        whole = self._steps * exchange.workers
+        total = place.epoch * whole + max(0, steps - place.epoch * before) * whole // before
+        self.taken = exchange.share_out(total)
+        place.step = total // exchange.workers
+        self.record["resized"].append(step=place.step, ranks_before=ranks_before, ranks=self.parts.comm.size)

@@ -12,27 +12,37 @@ from hpc.state import lay_out_alike
 def merge(loaded: Loaded, model: nn.Module, optimizer: Optimizer, exchange: Exchange) -> int:
     """Give a model the network that the ranks of a checkpoint stood for, and an optimiser their mean state.
 
-    Weights and float buffers are the mean by the shares that the strategy says (gossip: masses); running averages the
-    plain mean. Every rank of the new world reads all files, one at a time, and computes the same.
+    Weights and float buffers are the mean by the shares that the strategy says (gossip: masses), or its centre; running
+    averages the plain mean of those ranks that have a share. Means are taken in float64: what is equal on all ranks
+    (sync) stays as it is. Every rank of the new world reads all files, one at a time, and computes the same.
 
     Returns:
         The steps that the ranks of the checkpoint had made together.
     """
-    values, averages, steps = weights_and_buffers(model), [], 0
+    values, averages, steps = weights_and_buffers(model), list[torch.Tensor](), 0
     mean = [torch.zeros_like(value, dtype=torch.float64) for value in values]
-    sums: list[torch.Tensor] = []
+    sums, summed = list[torch.Tensor](), 0
     for rank in range(loaded.world_size):
         own = loaded.read(rank)
-        model.load_state_dict({**own["network"]["parameters"], **own["buffers"]})
-        optimizer.load_state_dict(own["network"]["optimizer"])
-        lay_out_alike(optimizer)
-        shares = exchange.shares(own["exchange"], loaded.world_size)
-        for total, part, share in zip(cut(mean, len(shares)), cut(values, len(shares)), shares, strict=True):
-            torch._foreach_add_(total, [piece.double() for piece in part], alpha=share)
-        averages = running_averages(optimizer)
-        sums = sums or [torch.zeros_like(value, dtype=torch.float64) for value in averages]
-        torch._foreach_add_(sums, [value.double() for value in averages], alpha=1 / loaded.world_size)
         steps += own["taken"]
-    for value, exact in zip([*values, *averages], [*mean, *sums], strict=True):
+        shares = exchange.shares(own["exchange"], rank, loaded.world_size)
+        if not any(shares):
+            continue
+        network = (loaded.shared if exchange.replicated else own)["network"]
+        model.load_state_dict({**network["parameters"], **own["buffers"]})
+        for total, part, share in zip(cut(mean, len(shares)), cut(values, len(shares)), shares, strict=True):
+            for exact, piece in zip(total, part, strict=True):
+                exact.add_(piece, alpha=share)
+        if network["optimizer"]["state"]:  # a master on a rank of its own has none, nor who has made no step
+            optimizer.load_state_dict(network["optimizer"])
+            lay_out_alike(optimizer)
+            averages, summed = running_averages(optimizer), summed + 1
+            sums = sums or [torch.zeros_like(value, dtype=torch.float64) for value in averages]
+            for exact, value in zip(sums, averages, strict=True):
+                exact.add_(value)
+    for value, exact in zip(values, mean, strict=True):
         value.copy_(exact)
+    for value, exact in zip(averages, sums, strict=True):
+        value.copy_(exact / summed)
+    exchange.put_centre(loaded.read(0)["exchange"], values)
     return steps

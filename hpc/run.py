@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hpc import data, device, exchange, network, optimizer, pointers
-from hpc.checkpoint import Checkpoints
+from hpc.checkpoint import Checkpoints, Loaded
 from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
 from hpc.config.read import flatten, run_id, to_values, to_yaml
@@ -85,7 +85,7 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
     shown_early: list[str] = []
     parts = assemble(config, comm, stop, shown_early.append)
     engine = Engine(parts)
-    loaded = parts.checkpoints.load(elastic=parts.exchange.elastic)
+    loaded = parts.checkpoints.load()
     if loaded is not None:
         engine.restore(loaded)
         shown_early += loaded.passed_over
@@ -94,7 +94,7 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
     if comm.rank == 0:
         for text in shown_early:  # a damaged checkpoint is worth saying however little is shown
             say(f"structlearn: {text}", sys.stderr)
-        shown.tell(_opening(config, comm, parts, engine, resumed=loaded is not None))
+        shown.tell(_opening(config, comm, parts, engine, loaded))
     return engine, shown
 
 
@@ -175,7 +175,7 @@ def _parts_of(
                 "run_id": identity,
                 "config": to_yaml(config),
                 "versions": json.dumps(versions(comm.vendor)),
-                "world_size": comm.size,
+                "world_size": len(record["exchange"]),
                 "state": state,
                 "ended_by": ended_by,
             }
@@ -218,13 +218,15 @@ def _compare_data(fingerprint: str, comm: Communicator) -> None:
             )
 
 
-def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, *, resumed: bool) -> str:
+def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, loaded: Loaded | None) -> str:
     weights = sum(parameter.numel() for parameter in parts.model.parameters())
     pointed = " (device pointers)" if comm.device_pointers else ""
     place = ""
-    if resumed:
+    if loaded is not None:
         before = f"was done ({engine.place.ended_by})" if engine.place.ended_by else "resumed"
         place = f"; {before} at epoch {engine.place.epoch}, step {engine.place.step}"
+        if loaded.world_size != comm.size:
+            place += f", from a checkpoint of {loaded.world_size} rank(s)"
     return (
         f"{config.run_dir}: {config.model.name} ({weights:,} parameters) on {config.data.name}, "
         f"{comm.size} rank(s) on {parts.device.type}{pointed}, {config.exchange.name}, {config.optimizer.name}{place}"

@@ -33,11 +33,11 @@ def summarise(engine: Engine, state: str) -> dict[str, Any]:
         **{key: _number(last.get(key)) for key in ("test_accuracy", "test_loss", "valid_accuracy")},
         **({"rank_accuracies": [_number(accuracy) for accuracy in single]} if single else {}),
         "seconds": round(engine.place.seconds, 3),
-        "world_size": parts.comm.size,
+        "world_size": len(rows["rank"]),
         "exchange": {key: sum(rows[key]) for key in ("sent", "received", "skipped", "mass")},
     }
     if parts.comm.rank == 0:
-        elsewhere = {"state", "run_dir", "world_size", "epochs", "steps"}
+        elsewhere = {"state", "run_dir", "epochs", "steps"}
         about = {key: value for key, value in summary.items() if key not in elsewhere}
         parts.heartbeat.status(state, heartbeat=time.time(), epoch=engine.place.epoch, step=engine.place.step, **about)
     return summary

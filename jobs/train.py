@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hpc.config.check import check
-from hpc.config.folder import check_ranks, ended, freeze, read_status, resumable
+from hpc.config.folder import ended, freeze, read_status, resumable
 from hpc.config.launcher import Promise, promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
@@ -70,7 +70,6 @@ def _train(
         )
     # What a launcher shows each of its ranks only they can see: they compare their devices' identities.
     check(config, 1 if launched else ranks or 1, ranks or found)
-    check_ranks(config, ranks or found)
     _check_installed(config, ranks or found)
     if ranks is not None and not launched and (ranks > 1 or found > 1):
         tolerant = config.compute.fault_tolerance == "shrink"

@@ -99,7 +99,7 @@ def good_checkpoints(run_dir: Path) -> tuple[list[int], str]:
             shutil.copytree(manifest.parent, Path(copy, manifest.parent.name))
             assert config is not None
             try:
-                loaded = Checkpoints(Path(copy), Alone(), run_id(config), 2, print).load(elastic=True)
+                loaded = Checkpoints(Path(copy), Alone(), run_id(config), 2, print).load()
                 assert loaded is not None
                 states = [loaded.read(rank) for rank in range(loaded.world_size)]
             except Exception as error:  # noqa: BLE001 - whatever is wrong with a checkpoint is what is asked here

@@ -18,7 +18,6 @@ from typing import Any, Final
 from hpc.config import yamls
 from hpc.config.read import differences, to_yaml, validate
 from hpc.config.root import Config
-from hpc.config.training import Gossip
 from hpc.errors import ConfigError, RunError
 
 CONFIG: Final = "config.yaml"
@@ -101,23 +100,6 @@ def check_same(config: Config) -> None:
             f"run_dir: {run_dir} holds a run of another configuration; choose another run_dir, "
             f"or give the same values:\n  {listed}"
         )
-
-
-def check_ranks(config: Config, ranks: int) -> None:
-    """Refuse to go on with another number of ranks than wrote the newest checkpoint, unless they gossip."""
-    if isinstance(config.exchange, Gossip):
-        return
-    for manifest in sorted(Path(config.run_dir, CHECKPOINTS).glob("step-*/manifest.json"), reverse=True):
-        try:
-            before = json.loads(manifest.read_text(encoding="utf-8"))["manifest"]["world_size"]
-        except (OSError, ValueError, KeyError, TypeError):  # damaged: an older one will be used
-            continue
-        if before != ranks:
-            raise ConfigError(
-                f"run_dir: the run in {config.run_dir} was trained on {before} rank(s), but {ranks} were started; "
-                f"start {before}, or choose another run_dir"
-            )
-        return
 
 
 def _begun(run_dir: Path) -> bool:

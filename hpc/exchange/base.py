@@ -47,8 +47,6 @@ class Exchange(ABC):
     replicated: ClassVar[bool]
     """Do all ranks hold the same parameters and optimiser state after every step? Then a checkpoint holds
     them once."""
-    elastic: ClassVar[bool] = False
-    """Can a run go on with another number of ranks?"""
 
     def __init__(self, comm: Communicator, model: nn.Module, agenda: Agenda) -> None:
         self.comm = comm
@@ -141,14 +139,30 @@ class Exchange(ABC):
         """Take back what :meth:`state_dict` gave."""
         self.counters = Counters(**state["counters"])
 
-    def shares(self, state: dict[str, Any], ranks: int) -> list[float]:
+    def shares(self, state: dict[str, Any], rank: int, ranks: int) -> list[float]:
         """What a rank's network counts for in the one that the ranks stand for, one share for each slice of it.
 
         Args:
             state: the rank's :meth:`state_dict`.
+            rank: which one it was.
             ranks: how many there were.
         """
         return [1 / ranks]
+
+    def put_centre(self, state: dict[str, Any], values: list[torch.Tensor]) -> None:
+        """Put what the ranks stand for into values, where that is neither one of their networks nor a mean of them.
+
+        Args:
+            state: rank 0's :meth:`state_dict`.
+            values: as :func:`weights_and_buffers` gives them.
+        """
+
+    def share_out(self, total: int) -> int:
+        """The steps that count as made by this rank, where all that train have made so many together.
+
+        Ranks in step have made equally many: what is left over counts as not made.
+        """
+        return total // self.workers
 
     def let_go(self) -> None:
         """A rank is lost: give up whatever is under way, and keep what this rank holds."""

@@ -82,6 +82,11 @@ class SyncEasgd(InStep):
         """The centre, which every rank holds."""
         copy_all(values, self._centre)
 
+    def put_centre(self, state: dict[str, Any], values: list[torch.Tensor]) -> None:
+        """The centre; one rank alone has none."""
+        if state["centre"]:
+            copy_all(values, state["centre"])
+
     def state_dict(self) -> dict[str, Any]:
         """The centre, beside the counters."""
         return {**super().state_dict(), "centre": list(self._centre)}

@@ -41,7 +41,6 @@ class Gossip(OwnPace):
     """
 
     replicated: ClassVar[bool] = False
-    elastic: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -152,7 +151,7 @@ class Gossip(OwnPace):
         self.comm.sum_(flat, "evaluate the weighted mean of all ranks")
         buffer.unpack(values)
 
-    def shares(self, state: dict[str, Any], ranks: int) -> list[float]:
+    def shares(self, state: dict[str, Any], rank: int, ranks: int) -> list[float]:
         """Its masses."""
         return [units / (mass.UNITS * ranks) for units in state["masses"]]
 

@@ -184,12 +184,16 @@ class WithMaster(OwnPace):
 
     def _agree(self, values: list[torch.Tensor]) -> None:
         """The centre."""
-        if self._centre is not None:
-            views = cut(values, 1)[0]
-            copy_all(views, split(self._centre, views))
+        self.put_centre(self.state_dict(), values)
         buffer = FlatBuffer(values)
         self.comm.broadcast_(buffer.pack(values), "evaluate the master's network", MASTER)
         buffer.unpack(values)
+
+    def put_centre(self, state: dict[str, Any], values: list[torch.Tensor]) -> None:
+        """The centre; one rank alone has none. What workers have not sent yet is not in it."""
+        if state["centre"] is not None:
+            views = cut(values, 1)[0]
+            copy_all(views, split(state["centre"], views))
 
     def state_dict(self) -> dict[str, Any]:
         """The centre, on rank 0. Nothing is under way: the engine brings all messages to rest first."""

@@ -1,6 +1,6 @@
 """No exchange: every rank trains by itself."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,3 +23,7 @@ class NoExchange(InStep):
         buffer = FlatBuffer(values)
         self.comm.broadcast_(buffer.pack(values), "evaluate the network of rank 0")
         buffer.unpack(values)
+
+    def shares(self, state: dict[str, Any], rank: int, ranks: int) -> list[float]:
+        """All of it, or nothing."""
+        return [float(rank == 0)]

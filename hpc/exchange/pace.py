@@ -96,6 +96,11 @@ class OwnPace(Exchange):
         """The mean over workers, as far as it is known."""
         return self._total // self.workers if self.comm.size > 1 else step
 
+    def share_out(self, total: int) -> int:
+        """The first of those who train have made what is left over; a master by itself has made none."""
+        place = self.comm.rank - (self.comm.size - self.workers)
+        return total // self.workers + (place < total % self.workers) if self.trains else 0
+
     def quiesce(self) -> None:
         """Everything under way arrives, and everybody's steps are counted. Collective."""
         if self._traffic is not None:

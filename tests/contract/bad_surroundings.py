@@ -138,9 +138,6 @@ CHECKPOINTS: Final = [
     command("a checkpoint of another run", TRAINED, "belongs to run 0123456789ab, but this is run", code=1,
             trained=True, prepare=make.checkpoints(make.manifest(run_id="0123456789ab"), "manifest.json"),
             given="a checkpoint copied from elsewhere"),
-    command("another number of ranks", TRAINED, "trained on 2 rank(s), but 1 were started", "start 2", trained=True,
-            prepare=make.checkpoints(make.manifest(world_size=2), "manifest.json"),
-            given="a checkpoint of 2 ranks"),
 ]  # fmt: skip
 
 REPORT: Final = [

@@ -130,7 +130,7 @@ def show(run_dir):
     config = frozen(run_dir)
     parts = assemble(replace(config, run_dir=str(run_dir)), comm, StopRequest(), print)
     engine = Engine(parts)
-    loaded = parts.checkpoints.load(elastic=parts.exchange.elastic)
+    loaded = parts.checkpoints.load()
     engine.restore(loaded)
     state = parts.exchange.state_dict()
     told = {"rank": comm.rank, "taken": engine.taken, "masses": state["masses"], "counters": state["counters"]}

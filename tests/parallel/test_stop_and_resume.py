@@ -96,14 +96,23 @@ def test_a_rank_that_does_not_answer_is_named_and_nothing_hangs(trouble, code, t
 
 
 @pytest.mark.parallel
-def test_resuming_with_another_number_of_ranks_is_refused(train, tmp_path):
+def test_another_number_of_ranks_goes_on_and_changes_nothing_of_a_run_that_is_done(train, tmp_path):
     run_dir = tmp_path / "run"
     options = (*COMMON, "--run_dir", str(run_dir))
-    assert train(*options, "--ranks", "2").returncode == 0
-    other = train(*options)
-    assert other.returncode == 2
-    assert "was trained on 2 rank(s), but 1 were started" in other.stderr
-    assert json.loads((run_dir / "status.json").read_text())["state"] == "done"
+    assert train(*options, "--ranks", "2", env={"TROUBLE": "term 1 27"}).returncode == 75
+    other = train(*options, "--json")
+    assert other.returncode == 0, other.stderr
+    assert "from a checkpoint of 2 rank(s)" in other.stderr
+    before = identical.datasets(run_dir / "record.h5")
+    again = train(*options, "--json", "--ranks", "2")
+    assert again.returncode == 0, again.stderr
+    assert "was done (epochs)" in again.stderr
+    summary = json.loads(again.stdout.splitlines()[-1])
+    assert summary == json.loads(other.stdout.splitlines()[-1])
+    status = json.loads((run_dir / "status.json").read_text())
+    assert status["state"] == "done"
+    assert summary["world_size"] == status["world_size"] == 1
+    assert identical.datasets(run_dir / "record.h5") == before
 
 
 @pytest.mark.parallel

@@ -282,11 +282,29 @@ def test_another_run_is_refused_not_passed_over(folder):
     assert names(folder) == [name(10), name(20)]
 
 
-def test_another_number_of_ranks_is_refused_and_named(folder):
+def test_what_another_number_of_ranks_wrote_is_read_rank_by_rank(folder):
     save(at(folder), 10)
-    rewrite(folder / name(10), world_size=4)
-    with pytest.raises(RunError, match=r"written by 4 rank\(s\), but 1 were started; start 4"):
+    first = folder / name(10) / "rank-0000.h5"
+    second = first.with_name("rank-0001.h5")
+    entry = tensorfile.write(second, {"own": 7})
+    files = json.loads((folder / name(10) / MANIFEST).read_text())["manifest"]["files"]
+    rewrite(folder / name(10), world_size=2, files={**files, second.name: entry})
+    loaded = at(folder).load()
+    assert (loaded.own, loaded.world_size) == (None, 2)
+    assert [loaded.read(rank)["own"] for rank in range(2)] == [10, 7]
+    flip(second, -1)  # every rank looks at all of them
+    with pytest.raises(RunError, match=r"rank-0001\.h5"):
         at(folder).load()
+
+
+def test_those_of_another_number_of_ranks_are_newer_though_their_steps_are_fewer(folder):
+    checkpoints = at(folder)
+    save(checkpoints, 30, 40)
+    checkpoints.save(25, 5, shared(25), {"own": 25}, resized=1)
+    assert names(folder) == [name(40), "step-r00001-000000025-epoch-00005"]
+    assert at(folder).load().step == 25
+    checkpoints.save(9, 6, shared(9), {"own": 9}, resized=2)
+    assert at(folder).load().step == 9
 
 
 # --- interruption ------------------------------------------------------------------------------------------
