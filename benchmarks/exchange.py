@@ -6,14 +6,15 @@ A multilayer perceptron of 1, 10 or 20 million parameters, batch 64, SGD with mo
 makes its steps, one strategy after the other, in an order that alternates; a ratio is to ``alone`` in the same round,
 so that what the machine does meanwhile cancels. Alone, both ranks train, and call nothing between their steps.
 
-The measure of a round is the mean of all its steps, of both ranks: an exchange every hundredth step is in no median. A
-step that another process interrupted is in the mean, too. What the host of a virtual machine takes a core away for is
-left out (steal, in /proc/stat): here some 100 ms every ten seconds, which fall into every long round, and into few
-short ones. The column of CPU time is of the whole process, gossip's thread included; it does not see waiting. So that
-every round holds the same exchanges, rho and tau are at fixed steps here, gossip's pushes as well: every 1/rho-th step
-in place of a drawn one, not at the same step on both ranks. A side makes ``--steps`` steps a round, or as many as hold
-one push; ``alone`` three times as many. The long ones (rho 0.01) are left out where a step is long, except gossip's,
-unless ``--complete`` is given. The ends of epochs, with the wait for the other rank, are not here: see straggler.py.
+The measure of a round is the mean of all its steps, of both ranks: an exchange every hundredth step is in no median.
+A step that another process interrupted is in the mean, too. What the host of a virtual machine takes a core away for
+is left out (steal, in /proc/stat): here some 100 ms every ten seconds, which fall into every long round, and into few
+short ones. A rank that waits for one that was stopped has waited (persyn, sync, push, averager, ddp). The column of
+CPU time is of the whole process, gossip's thread included; it does not see waiting. So that every round holds the
+same exchanges, rho and tau are at fixed steps here, gossip's pushes as well: every 1/rho-th step in place of a drawn
+one, not at the same step on both ranks. A side makes ``--steps`` steps a round, or as many as hold one push;
+``alone`` three times as many. The long ones (rho 0.01) are left out where a step is long, except gossip's, unless
+``--complete`` is given. The ends of epochs, with the wait for the other rank, are not here: see straggler.py.
 
 *Share inside* is the time in the exchange's calls, the question whether to pause included, less what looking at the
 clock takes (alone, that is all). Each round begins with a few steps that are not measured. Beside ours:

@@ -55,10 +55,10 @@ class MpiMean:
         counts = [len(values) // size + (rank < len(values) % size) for rank in range(size)]
         self._pieces = list(values.split(counts))
         with self._beside():
-            self._room = spare.pop() if spare else values.new_empty((size, counts[0]))
+            self._room = spare.pop() if spare else values.new_empty((size - 1, counts[0]))
         self._mine = [row[: counts[self._rank]] for row in self._room]
         """What each rank has for the piece of this one."""
-        self._mine[self._rank] = self._pieces[self._rank]
+        self._mine.insert(self._rank, self._pieces[self._rank])
         self._steps = self._go()
         self._awaited = next(self._steps, None)
 

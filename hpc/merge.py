@@ -1,5 +1,7 @@
 """One network of many: from a checkpoint of another number of ranks."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -22,8 +24,10 @@ def merge(loaded: Loaded, model: nn.Module, optimizer: Optimizer, exchange: Exch
     values, averages, steps = weights_and_buffers(model), list[torch.Tensor](), 0
     mean = [torch.zeros_like(value, dtype=torch.float64) for value in values]
     sums, summed = list[torch.Tensor](), 0
+    first: dict[str, Any] = {}
     for rank in range(loaded.world_size):
         own = loaded.read(rank)
+        first = first or own["exchange"]
         steps += own["taken"]
         shares = exchange.shares(own["exchange"], rank, loaded.world_size)
         if not any(shares):
@@ -44,5 +48,5 @@ def merge(loaded: Loaded, model: nn.Module, optimizer: Optimizer, exchange: Exch
         value.copy_(exact)
     for value, exact in zip(averages, sums, strict=True):
         value.copy_(exact / summed)
-    exchange.put_centre(loaded.read(0)["exchange"], values)
+    exchange.put_centre(first, values)
     return steps

@@ -31,7 +31,10 @@ def choose(config: Compute, comm: Communicator, device: torch.device) -> None:
 
 
 def works(comm: Communicator, device: torch.device) -> bool:
-    """Do sums and means of tensors there come out right on this rank? Collective, whatever comes out."""
+    """Do sums and means of tensors there come out right on this rank? Collective.
+
+    A rank on which a call fails is told by the others' deadline, if theirs do not fail, too.
+    """
     right = True
     try:
         for count in _COUNTS:

@@ -133,6 +133,8 @@ NOT_IDENTITY = frozenset(
         # Which rank computes where, and how long it waits for the others.
         "compute.share_devices",
         "compute.deadline_s",
+        # Which way sums travel: they are the same, bit for bit. A library that crashes must not hold a run.
+        "compute.device_pointers",
     }
 )
 """Keys that change no number of a run: with other values it is the same experiment, and is resumed.

@@ -184,11 +184,11 @@ class Exchange(ABC):
             self._question = None
 
     def _flat(self, values: list[torch.Tensor]) -> FlatBuffer:
-        """A buffer for the sums of values over the ranks."""
+        """A buffer for means of values over the ranks."""
         return FlatBuffer(values, direct=self.comm.takes(values[0].device))
 
     def _average(self, buffer: FlatBuffer, values: list[torch.Tensor], what: str) -> None:
-        """Replace values by their means over the ranks, and count it."""
+        """Replace values by their means over the ranks, and count the seconds."""
         with torch.no_grad():
             flat = buffer.pack(values)
             start = time.perf_counter()

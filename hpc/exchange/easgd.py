@@ -20,8 +20,8 @@ class SyncEasgd(InStep):
     """Every ``tau`` steps ``w_m += a (w_0 - w_m)`` and ``w_0 += a sum_m (w_m - w_0)``, both from the old values.
 
     No master: the sum is all that w_0 needs of the others, so that every rank holds the same centre, bit for bit. What
-    is summed are the differences ``d_m = a (w_m - w_0)`` themselves: what a worker loses is, number by number, what it
-    gives into the sum, and small numbers are rounded where sums of weights would be.
+    is summed are the differences ``d_m = a (w_m - w_0)`` themselves: what a worker loses is what it gives into
+    the sum (to the rounding of their mean, times their number), and small numbers are rounded where weights would be.
 
     The centre starts as rank 0's weights. Float buffers are drawn like the weights; momentum stays as it is (the
     source). One rank alone has nobody to meet: it trains by itself.

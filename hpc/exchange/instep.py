@@ -63,7 +63,7 @@ class InStep(Exchange):
         elif self._adding is not None:
             self._adding[0].done()  # moves it on
         survey.due(step, step)
-        self._add(survey.give())
+        self._add(survey.give(wait=True))  # at this very step: means are told apart by the order they start in
 
     def _add(self, own: Sums | None) -> None:
         if own is not None:

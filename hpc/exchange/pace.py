@@ -7,7 +7,7 @@ from torch import nn
 
 from hpc.communicator import Communicator
 from hpc.exchange.agenda import Agenda, Pause
-from hpc.exchange.agreement import Report
+from hpc.exchange.agreement import Agreement, Report
 from hpc.exchange.base import Exchange
 from hpc.exchange.survey import Survey
 from hpc.exchange.traffic import Traffic
@@ -86,11 +86,12 @@ class OwnPace(Exchange):
         agreement.report[0] = step  # not both as a slice: that takes ten times as long, and this is in every step
         agreement.report[1] = requested
         while agreement.pause is None and step >= self._enough:
-            traffic.wait(partial(self._heard_since, self._news), self._mix)
+            traffic.wait(partial(self._heard_since, agreement, self._news), self._mix)
         return agreement.pause
 
-    def _heard_since(self, news: int) -> bool:
-        return self._news != news
+    def _heard_since(self, agreement: Agreement, news: int) -> bool:
+        """Has another sum come, or was the last one a pause? It is noted after the news of it."""
+        return self._news != news or agreement.pause is not None
 
     def made(self, step: int) -> int:
         """The mean over workers, as far as it is known."""

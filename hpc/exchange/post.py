@@ -13,7 +13,7 @@ import numpy as np
 from hpc.communicator import Arrival, Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
-from hpc.exchange.traffic import EXPECTING, IDLE, MOVING, Traffic
+from hpc.exchange.traffic import EXPECTING, IDLE, Traffic, arrived
 from hpc.exchange.wire import Message, now_ns
 
 
@@ -102,24 +102,16 @@ class Post(Traffic):
         return max(self._receive(), self._send())
 
     def _receive(self) -> float:
-        """Move receives on. A message that comes in needs many calls, each of which may be short."""
         while self._read and self._read[0].reusable():
             self._empty.append(self._read.popleft())
         while self._empty:
             message = self._empty.popleft()
             self._posted.append((self._channel.receive(message.bytes), message))
-        share = IDLE
-        for entry in list(self._posted):
-            flight, message = entry
-            if flight.done():
-                self._posted.remove(entry)
-                self._received += 1
-                message.arrived_ns = now_ns()
-                self.arrived.append(message)
-            elif flight.begun():
-                share = MOVING
-            else:
-                break  # the next one would find no message, either
+        found, share = arrived(self._posted)
+        for message in found:
+            self._received += 1
+            message.arrived_ns = now_ns()
+            self.arrived.append(message)
         return share
 
     def _send(self) -> float:

@@ -19,7 +19,7 @@ from hpc.communicator import Arrival, Channel, Flight
 from hpc.exchange.agenda import Pause
 from hpc.exchange.agreement import Report
 from hpc.exchange.desk import Desk
-from hpc.exchange.traffic import EXPECTING, IDLE, MOVING, POLL_S, Traffic
+from hpc.exchange.traffic import EXPECTING, IDLE, MOVING, POLL_S, Traffic, arrived
 from hpc.exchange.wire import Envelope, Message
 
 MASTER = 0
@@ -132,17 +132,14 @@ class Star(Traffic):
         while self._empty:
             envelope = self._empty.pop()
             self._posted.append((self._channel.receive(envelope.bytes), envelope))
-        for entry in [entry for entry in self._posted if entry[0].done()]:
-            self._posted.remove(entry)
-            envelope = entry[1]
+        found, share = arrived(self._posted)
+        for envelope in found:
             to = desk.answer(envelope)
             self._answers.append((self._channel.send(envelope.bytes, to), envelope, to, time.monotonic()))
             self.bytes_sent += len(envelope.bytes)
         for _, _, to, since in self._answers:
             self._watch(since, f"take the master's answer (rank {to})")
-        if any(flight.begun() for flight, _ in self._posted):
-            return MOVING
-        return EXPECTING if self._answers else IDLE
+        return max(share, EXPECTING) if self._answers else share
 
     def _ask(self, box: Message) -> float:
         """Move this worker's request, or its answer, on."""

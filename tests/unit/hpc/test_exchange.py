@@ -20,6 +20,7 @@ from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.base import AGREE_EVERY, Counters, running_averages, weights_and_buffers
 from hpc.exchange.none import NoExchange as NoneStrategy
 from hpc.exchange.persyn import PerSyn as PerSynStrategy
+from hpc.exchange.sketch import Sketch
 from hpc.exchange.sync import Sync as SyncStrategy
 from hpc.flat import FlatBuffer
 
@@ -656,6 +657,25 @@ def test_how_far_apart_ranks_in_step_are_is_measured_before_they_meet_and_told_i
         weights = torch.stack([before[step] for before in befores])
         assert error == pytest.approx(float(((weights - weights.mean(0)) ** 2).sum()), rel=1e-5)
         assert error > 0
+
+
+def test_a_sketch_that_is_late_on_one_rank_starts_at_the_same_place_on_all(monkeypatch):
+    """On a CUDA device it has to be waited for: means are told apart by the order in which they start."""
+    late = {}
+    monkeypatch.setattr(Sketch, "ready", lambda _sketch, *, wait=False: wait or not late[threading.get_ident()])
+
+    def body(comm: Rank) -> list[str]:
+        late[threading.get_ident()] = comm.rank == 1
+        strategy = build("persyn", comm, net(comm.rank), consensus_every=4, tau=4)
+        strategy.resume(0, 0)
+        for step in range(1, 10):
+            strategy.after_step(step)
+        strategy.quiesce()
+        return [what for what in comm.whats if "measure" in what or "average" in what]
+
+    first, second = together(2, body)
+    assert first == second
+    assert len(first) >= 4
 
 
 def test_nothing_is_measured_where_nobody_asks():

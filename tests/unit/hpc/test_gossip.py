@@ -339,6 +339,24 @@ def test_ranks_do_not_run_past_a_pause(slow):
         assert taken[0] > steps > taken[2]  # they train at their own speed
 
 
+def test_a_pause_that_is_noted_after_its_news_is_not_waited_past():
+    """The thread may be stopped between the two, and no other sum follows a pause."""
+
+    def body(comm):
+        run = Run(comm, steps=1000, rho=0.0001)
+        run.exchange.resume(0, 0)
+        traffic = run.exchange._traffic
+
+        def wait(done, mix):
+            traffic.agreement.pause = Pause.EPOCH
+            assert done()
+
+        traffic.wait, run.exchange._enough = wait, 0
+        return run.exchange.pause(1, requested=False)
+
+    assert together(World(2), body) == [Pause.EPOCH] * 2
+
+
 @pytest.mark.parametrize("progress", PROGRESS)
 def test_one_rank_that_is_asked_stops_all(progress):
     def body(comm):
