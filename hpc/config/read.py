@@ -133,7 +133,7 @@ NOT_IDENTITY = frozenset(
         # Which rank computes where, and how long it waits for the others.
         "compute.share_devices",
         "compute.deadline_s",
-        # Which way sums travel: they are the same, bit for bit. A library that crashes must not hold a run.
+        # Which way sums travel: the same but for rounding on a device. A run must get away from a library that crashes.
         "compute.device_pointers",
     }
 )

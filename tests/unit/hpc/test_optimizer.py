@@ -164,7 +164,7 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
     from hpc.signals import StopRequest
 
     class Nowhere:
-        def save(self, *_: Any) -> None:
+        def save(self, *_: Any, **__: Any) -> None:
             """Checkpoints are tested elsewhere."""
 
     config = Config(epochs=1, optimizer=Sgd(lr=1.0, momentum=0.0, clip_norm=clip_norm))

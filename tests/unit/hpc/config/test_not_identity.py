@@ -24,6 +24,7 @@ FREE = {
     "checkpoint.keep": 4,
     "compute.share_devices": True,
     "compute.deadline_s": 60,
+    "compute.device_pointers": "never",
 }
 CONFIG = """
 run_dir: one

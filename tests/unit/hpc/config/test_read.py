@@ -151,6 +151,7 @@ FREE = {
     "checkpoint.keep": 9,
     "compute.share_devices": True,
     "compute.deadline_s": 5.0,
+    "compute.device_pointers": "never",
 }
 """Another value for each key that is free."""
 
