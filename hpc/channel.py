@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _LOOKS = 4
 """MPICH takes in one packet a call, and finds a message one call later: it was seen in the second to fourth call (MPICH
-5.0.2), in the second with Open MPI 5.0.11. More calls cost some 0.3 us each, a wake of the thread 100 to 300."""
+5.0.2), in the second with Open MPI 5.0.11. More calls cost some 0.3 us each, a wake of the thread up to 250."""
 
 
 class _Flight:
