@@ -159,8 +159,11 @@ class Mpi:
         return isinstance(error, mpi.Exception) and error.Get_error_class() in nameless
 
     def abort(self, code: int) -> None:
-        """MPI_Abort: the launcher ends the other ranks."""
-        self._comm.Abort(code)
+        """MPI_Abort: the launcher ends the other ranks.
+
+        Of the world, not of its copy: over TCP, MPICH 5.0.2 waits in the copy's for ranks that do not answer.
+        """
+        self._mpi.COMM_WORLD.Abort(code)
 
     def _wait(self, request: Any, what: str) -> None:
         if request.Test():
