@@ -19,7 +19,7 @@ _OWN = {  # what may differ between runs that are repetitions of each other: the
     SEED,
     *(f"config.{key}" for key in ("run_dir", "data.placement", "data.prefetch")),
     *(f"config.checkpoint.{key}" for key in ("every_epochs", "every_steps", "keep")),
-    *(f"config.compute.{key}" for key in ("share_devices", "deadline_s")),
+    *(f"config.compute.{key}" for key in ("share_devices", "deadline_s", "device_pointers")),
 }
 
 
