@@ -16,7 +16,7 @@ from hpc.errors import ConfigError, RunError
 from hpc.output import say
 from hpc.signals import StopRequest
 from jobs.launch import check_mpiexec, launch
-from jobs.watch import FirstToEnd
+from jobs.watch import LocalRanks
 
 
 def train(
@@ -101,7 +101,7 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     that of a signal (2 for Ctrl-C), or 0 for ranks that it cleaned up. The folder's status says what happened.
     """
     began = time.time()
-    with FirstToEnd(run_dir, ranks) as first:
+    with LocalRanks(run_dir, ranks) as first:
         code, asked, twice = launch(ranks, program, stop, tolerant=tolerant)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first

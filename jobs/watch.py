@@ -1,7 +1,10 @@
-"""Which of the local ranks ended first: when a signal ends one, mpiexec ends the others in the same moment."""
+"""The processes of the local ranks: which ended first, and that none outlives the command that started them."""
 
+import contextlib
 import os
 import select
+import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -9,15 +12,20 @@ from typing import Final, Self
 
 from hpc.heartbeat import doing, signs
 
+HOST: Final = socket.gethostname()
 LOOK_S: Final = 0.05
+END_S: Final = 10.0
+"""How long a killed rank may take to give back its memory and its device; one stuck in the kernel is left behind."""
 
 
-class FirstToEnd:
-    """A context manager; after it, as text, the rank that ended first and what it was doing.
+class LocalRanks:
+    """A context manager; after it no rank lives, and as text it is the one that ended first and what it was doing.
 
-    mpiexec does not say. MPICH's prints a process number, but that of the first rank whichever was killed (5.0.2). The
-    kernel tells whoever holds a process open that it ended, as soon as it tells the parent; a rank that mpiexec then
-    kills takes some milliseconds to end, because it gives back its memory first.
+    When a signal ends a rank, mpiexec ends the others in the same moment, and does not say which was first. MPICH's
+    prints a process number, but that of the first rank whichever was killed (5.0.2). The kernel tells whoever holds a
+    process open that it ended, as soon as it tells the parent; a rank that mpiexec then kills takes some milliseconds
+    to end, because it gives back its memory first. mpiexec does not wait for that: whoever ran the command again at
+    once met a device that was still full, so it is waited for here.
 
     Args:
         run_dir: the run's folder: ranks write into it which process they are.
@@ -43,6 +51,13 @@ class FirstToEnd:
         if self._thread.ident is not None:
             self._thread.join()
         for descriptor in self._open:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        until = time.monotonic() + END_S
+        for descriptor in self._open:
+            ending = select.poll()
+            ending.register(descriptor, select.POLLIN)
+            ending.poll(1e3 * max(0.0, until - time.monotonic()))
             os.close(descriptor)
 
     def __str__(self) -> str:
@@ -55,16 +70,19 @@ class FirstToEnd:
 
     def _watch(self) -> None:
         poll = select.poll()
-        while not self._first and not self._over.is_set():
+        while not self._over.is_set():
             if len(self._open) < self._ranks:
                 self._look(poll)
-            ended = poll.poll(1e3 * LOOK_S)
-            self._first = sorted(self._open[descriptor] for descriptor, _ in ended)
+            if self._first:
+                self._over.wait(LOOK_S)
+            else:
+                ended = poll.poll(1e3 * LOOK_S)
+                self._first = sorted(self._open[descriptor] for descriptor, _ in ended)
 
     def _look(self, poll: "select.poll") -> None:
         """Open the processes of ranks that have given a sign of life in this start."""
         for sign in signs(self._run_dir):
-            if sign["heartbeat"] < self._began or sign["rank"] in self._open.values():
+            if sign["heartbeat"] < self._began or sign["rank"] in self._open.values() or sign["host"] != HOST:
                 continue
             try:
                 descriptor = os.pidfd_open(sign["pid"])

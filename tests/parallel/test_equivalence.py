@@ -88,3 +88,21 @@ def test_a_strategy_does_what_a_loop_by_hand_does(name, tau, train, tmp_path):
     done = train(*options, *(["--exchange.tau", str(tau)] if tau else []))
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(run_dir), by_hand(values, 2, tau), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize(("payload", "ended_by"), [("float32", "epochs"), ("float16", "diverged")])
+def test_gradients_that_float16_cannot_hold_end_the_run_as_diverged(payload, ended_by, train, tmp_path):
+    (tmp_path / "steep.py").write_text(
+        "import math\n\nfrom torch import nn\n\n\nclass Steep(nn.Linear):\n    def forward(self, images):\n"
+        "        return 1e6 * super().forward(images.flatten(1))\n\n\n"
+        "def build(input_shape, outputs):\n    return Steep(math.prod(input_shape), outputs)\n"
+    )
+    options = ("--data.name", "digits", "--model.name", "steep:build", "--optimizer.lr", "1e-12", "--epochs", "2")
+    sync = ("--exchange.name", "sync", "--exchange.payload", payload, "--ranks", "2")
+    done = train(*options, *sync, "--run_dir", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "run" / "record.h5") as file:
+        assert (file.attrs["state"], file.attrs["ended_by"]) == (b"done", ended_by.encode())
+        assert len(file["epochs/epoch"]) == (2 if ended_by == "epochs" else 1)
+        assert bool(np.isfinite(file["epochs/train_loss"][()]).all()) == (ended_by == "epochs")

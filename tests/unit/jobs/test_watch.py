@@ -1,7 +1,8 @@
-"""Which rank ended first."""
+"""Which rank ended first, and that none is left."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.watch import LOOK_S, FirstToEnd
+from jobs.watch import HOST, LOOK_S, LocalRanks
 
 linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd_open")
 Processes = list["subprocess.Popen[bytes]"]
@@ -26,9 +27,9 @@ def processes() -> Iterator[Processes]:
         process.wait()
 
 
-def sign(run_dir: Path, rank: int, pid: int, heartbeat: float) -> None:
+def sign(run_dir: Path, rank: int, pid: int, heartbeat: float, host: str = HOST) -> None:
     (run_dir / "logs").mkdir(exist_ok=True)
-    text = {"rank": rank, "pid": pid, "host": "here", "heartbeat": heartbeat, "doing": "training", "step": 10 * rank}
+    text = {"rank": rank, "pid": pid, "host": host, "heartbeat": heartbeat, "doing": "training", "step": 10 * rank}
     (run_dir / "logs" / f"rank-{rank:04d}.json").write_text(json.dumps(text))
 
 
@@ -42,7 +43,7 @@ def settle() -> None:
 def test_the_rank_that_was_killed_is_named_though_the_others_follow(
     killed: int, processes: Processes, tmp_path: Path
 ) -> None:
-    with FirstToEnd(tmp_path, 3) as first:
+    with LocalRanks(tmp_path, 3) as first:
         for rank, process in enumerate(processes):
             sign(tmp_path, rank, process.pid, time.time())
         settle()
@@ -54,13 +55,13 @@ def test_the_rank_that_was_killed_is_named_though_the_others_follow(
             process.kill()
             process.wait()
     pid = processes[killed].pid
-    assert str(first) == f"rank {killed} (here, pid {pid}), last seen training at step {10 * killed},"
+    assert str(first) == f"rank {killed} ({HOST}, pid {pid}), last seen training at step {10 * killed},"
 
 
 @linux
 def test_signs_of_an_earlier_start_name_nobody(processes: Processes, tmp_path: Path) -> None:
     sign(tmp_path, 0, processes[0].pid, time.time() - 100)
-    with FirstToEnd(tmp_path, 3) as first:
+    with LocalRanks(tmp_path, 3) as first:
         settle()
         processes[0].kill()
         processes[0].wait()
@@ -69,15 +70,53 @@ def test_signs_of_an_earlier_start_name_nobody(processes: Processes, tmp_path: P
 
 
 def test_ranks_that_never_gave_a_sign_are_not_waited_for(tmp_path: Path) -> None:
-    with FirstToEnd(tmp_path, 3) as first:
+    with LocalRanks(tmp_path, 3) as first:
         pass
     assert str(first) == "a rank"
+
+
+@linux
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_rank_is_left_when_their_command_is_over(stopped: bool, processes: Processes, tmp_path: Path) -> None:
+    with LocalRanks(tmp_path, 3):
+        for rank, process in enumerate(processes):
+            sign(tmp_path, rank, process.pid, time.time())
+            if stopped:
+                process.send_signal(signal.SIGSTOP)
+        settle()
+        processes[0].kill()  # the watch goes on after the first
+        settle()
+    assert [process.poll() for process in processes] == [-signal.SIGKILL] * 3
+
+
+@linux
+def test_a_rank_that_gives_its_first_sign_after_another_ended_is_ended_too(
+    processes: Processes, tmp_path: Path
+) -> None:
+    with LocalRanks(tmp_path, 3) as ranks:
+        sign(tmp_path, 0, processes[0].pid, time.time())
+        settle()
+        processes[0].kill()
+        settle()
+        sign(tmp_path, 1, processes[1].pid, time.time())
+        settle()
+    assert processes[1].poll() == -signal.SIGKILL
+    assert str(ranks).startswith("rank 0 ")
+    assert processes[2].poll() is None
+
+
+@linux
+def test_a_process_of_another_machine_with_the_same_number_is_left_alone(processes: Processes, tmp_path: Path) -> None:
+    with LocalRanks(tmp_path, 3):
+        sign(tmp_path, 0, processes[0].pid, time.time(), "elsewhere")
+        settle()
+    assert processes[0].poll() is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 def test_no_descriptor_stays_open(processes: Processes, tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with FirstToEnd(tmp_path, 3):
+    with LocalRanks(tmp_path, 3):
         for rank, process in enumerate(processes):
             sign(tmp_path, rank, process.pid, time.time())
         settle()
