@@ -80,6 +80,9 @@ class Alone:
         """What this process says."""
         return fine
 
+    def leave(self) -> None:
+        """Nobody to meet."""
+
     def abort(self, code: int) -> None:
         """Nobody to end, and the caller leaves by itself, unless others wait for this rank in MPI's start.
 

@@ -145,6 +145,10 @@ class Communicator(Protocol):
         """Is everything fine on every rank? A meeting that holds, and is answered alike, even if ranks are lost."""
         ...
 
+    def leave(self) -> None:
+        """Nothing but the end of this process comes, in which it meets the others once more: with a deadline."""
+        ...
+
     def abort(self, code: int) -> None:
         """End every rank at once with an exit code. Does not return where there are other ranks."""
         ...

@@ -95,8 +95,10 @@ class Engine:
         self._saved = (-1, -1)
         self._done_by_others = False
         """Was the run done when it was restored, on another number of ranks? Then there is nothing to add to it."""
-        self._kept: tuple[dict[str, Any], dict[str, Any]] | None = None
-        """The state before the end of the last epoch, where ranks may be lost in it."""
+        self._kept: tuple[dict[str, Any], dict[str, Any], list[tuple[int, float]]] | None = None
+        """The state before the end of the last epoch, where ranks may be lost in it, and what was not recorded yet."""
+        self._answer: dict[str, torch.Tensor] | None = None
+        """On rank 0, of a run that is done: the network that the ranks stand for together."""
 
     def run(self, shown: Shown) -> str:
         """Train to the end, or until every rank agrees to stop. Collective.
@@ -185,7 +187,7 @@ class Engine:
         """Evaluate, decide whether to go on, record, checkpoint."""
         parts, place, config = self.parts, self.place, self.parts.config
         if config.compute.fault_tolerance == "shrink":
-            self._kept = self._state()
+            self._kept = (*self._state(), list(parts.exchange.consensus_errors))
         self._beat("evaluating")
         self._clock.enter("evaluate")
         train_loss = self._mean_losses()
@@ -193,9 +195,11 @@ class Engine:
         parts.model.eval()
         with parts.exchange.consensus():
             valid, test = self._evaluate("valid"), self._evaluate("test")
-        place.epoch += 1
-        self.schedule.after_epoch(valid.loss)
-        place.ended_by = self._ending(train_loss, valid)
+            place.epoch += 1
+            self.schedule.after_epoch(valid.loss)
+            place.ended_by = self._ending(train_loss, valid)
+            if place.ended_by and parts.comm.rank == 0:
+                self._answer = {name: value.to("cpu", copy=True) for name, value in parts.model.state_dict().items()}
         if place.ended_by and not parts.exchange.replicated and parts.comm.size > 1:
             self._evaluate_each_rank()
         parts.model.train()
@@ -362,6 +366,7 @@ class Engine:
             "patience": self.patience.state_dict() if self.patience else None,
             "samples": parts.fingerprint,
             "epoch_steps": self._steps * parts.exchange.workers,
+            "answer": self._answer,
         }
         own = {
             "buffers": buffers,
@@ -429,16 +434,20 @@ class Engine:
             shrunk: what they have agreed on.
             began: when the loss was noticed (time.monotonic).
         """
+        consensus_errors = dict(shrunk.consensus_errors)
         if self._kept is not None and self._kept[0]["place"]["epoch"] == shrunk.epoch:
-            self._set_place(self._kept[0])
-            self._losses.load_state_dict(self._kept[1]["losses"])
+            shared, own, unrecorded = self._kept
+            self._set_place(shared)
+            self._losses.load_state_dict(own["losses"])
+            consensus_errors = dict(unrecorded) | consensus_errors
+        self._kept = self._answer = None  # one more may be lost before the epoch ends: what comes now stays
         assert self.place.epoch == shrunk.epoch
         before, schedule = self._steps * self.parts.exchange.workers, self.schedule.state_dict()
         ranks_before, self.parts, self._steps = self.parts.comm.size, parts, parts.feed.steps_per_epoch
         self.schedule = Schedule(parts.config.schedule, parts.config.epochs, self._steps)
         self.schedule.load_state_dict(schedule)
         parts.exchange.load_state_dict(shrunk.exchange)
-        parts.exchange.consensus_errors += shrunk.consensus_errors
+        parts.exchange.consensus_errors += sorted(consensus_errors.items())
         self._share_out(shrunk.steps, before, ranks_before)
         self._clock.enter("")
         now = time.monotonic()

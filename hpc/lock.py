@@ -19,17 +19,17 @@ def alone_in(run_dir: Path, comm: Communicator) -> Iterator[None]:
     problem = None
     mark = ""
     descriptor = -1
-    if comm.rank == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        problem = _lock(descriptor, run_dir)
-        mark = secrets.token_hex(8)
-        if problem is None:
-            os.truncate(descriptor, 0)
-            os.write(descriptor, mark.encode())
-            os.fsync(descriptor)
-    problem, mark = comm.gather([problem, mark], "lock the run folder")[0]
     try:
+        if comm.rank == 0:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            problem = _lock(descriptor, run_dir)
+            mark = secrets.token_hex(8)
+            if problem is None:
+                os.truncate(descriptor, 0)
+                os.write(descriptor, mark.encode())
+                os.fsync(descriptor)
+        problem, mark = comm.gather([problem, mark], "lock the run folder")[0]
         if problem:
             raise RunError(problem)
         _share(run_dir, mark, comm)

@@ -10,7 +10,9 @@ kill the process, and it cannot say what it was waiting for as simply.
 from __future__ import annotations  # torch is only named here: ranks meet before anybody takes seconds to load it
 
 import json
+import math
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ _MEANS = 2**14  # so many means have tags of their own: MPI promises 2^15 tags, 
 _YIELD_S = 1.0  # poll without sleeping for so long: big messages make progress only inside these polls
 _SLEEP_S, _NAP_S = 1e-3, 2e-4  # between two polls after that; from the start where ranks share cores
 _CORES = 4096  # more than any node has
+_LEAVING_S = 30  # the end of torch takes seconds on a busy machine
+_CENTURY_S = 2**31 - 1  # no alarm can be later
 
 
 class Mpi:
@@ -157,6 +161,14 @@ class Mpi:
         mpi = self._mpi
         nameless = {mpi.ERR_OTHER, mpi.ERR_INTERN, mpi.ERR_UNKNOWN, mpi.ERR_PROC_FAILED, mpi.ERR_REVOKED}
         return isinstance(error, mpi.Exception) and error.Get_error_class() in nameless
+
+    def leave(self) -> None:
+        """MPI's end is a meeting without a deadline, and no loss is noticed in it: the kernel keeps the time.
+
+        A rank that stops, or hangs in the end of torch, would hold all others for ever, though their run is done.
+        """
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(max(_LEAVING_S, math.ceil(min(self._deadline_s, _CENTURY_S))))
 
     def abort(self, code: int) -> None:
         """MPI_Abort: the launcher ends the other ranks.

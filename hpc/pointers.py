@@ -14,7 +14,8 @@ from typing import Final
 import torch
 
 from hpc.communicator import Communicator
-from hpc.config.training import Compute
+from hpc.config.root import Config
+from hpc.config.training import Easgd, PerSyn, Sync
 from hpc.errors import RunError
 from hpc.flat import FlatBuffer
 
@@ -23,11 +24,19 @@ _COUNTS: Final = (7, 2**22)
 _WHAT: Final = "try device pointers (compute.device_pointers: never does without)"
 
 
-def choose(config: Compute, comm: Communicator, device: torch.device) -> None:
+def choose(config: Config, comm: Communicator, device: torch.device) -> None:
     """Find out whether ``comm`` takes tensors of the ranks' devices; it knows from here on. Collective."""
-    asked = config.device_pointers == "auto" and device.type == "cuda" and comm.cuda_aware()
+    asked = config.compute.device_pointers == "auto" and device.type == "cuda" and _waits(config) and comm.cuda_aware()
     if all(comm.gather(asked, "ask whether MPI takes device pointers")):
         comm.device_pointers = all(comm.gather(works(comm, device), "agree on device pointers"))
+
+
+def _waits(config: Config) -> bool:
+    """Does anybody wait for a sum? A library that crashes in the trial must not end a run without any."""
+    match config.exchange:
+        case Sync() | PerSyn() | Easgd(mode="sync"):
+            return True
+    return False
 
 
 def works(comm: Communicator, device: torch.device) -> bool:

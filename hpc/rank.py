@@ -50,7 +50,9 @@ def train(config: Config, stop: StopRequest, *, progress: str = "auto", as_json:
             holding = True
             from hpc.run import run
 
-            return run(config, comm, stop, progress=progress, as_json=as_json)
+            code = run(config, comm, stop, progress=progress, as_json=as_json)
+        comm.leave()
+        return code
     except BaseException as error:  # noqa: BLE001 - whatever ends one rank must end all of them
         return end_all(error, config, comm, holding=holding)
 

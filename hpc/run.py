@@ -18,11 +18,12 @@ from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
 from hpc.config.read import flatten, run_id, to_values, to_yaml
 from hpc.config.root import Config
-from hpc.config.training import workers
+from hpc.config.training import Gossip, workers
 from hpc.data import Feed
 from hpc.engine import Engine, Parts, Stop
 from hpc.errors import ConfigError, RunError
 from hpc.exchange import Agenda
+from hpc.exchange.peers import digest
 from hpc.failure import STOPPED
 from hpc.heartbeat import Heartbeat, forget, forget_from
 from hpc.objective import Objective
@@ -121,7 +122,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     """
     device.prepare(config.compute, comm)
     here = device.choose(config.compute, comm)
-    pointers.choose(config.compute, comm, here)
+    pointers.choose(config, comm, here)
     dataset = data.load(config.data, config.seed)
     fingerprint = dataset.fingerprint()
     _compare_data(fingerprint, comm)
@@ -199,6 +200,8 @@ def _parts_of(
 def _compare_configs(config: Config, comm: Communicator) -> None:
     """Ranks that train different things would spoil each other's work; those that meet at other places, hang."""
     mine = {key: value for key, value in flatten(to_values(config)).items() if key not in {"run_dir", "data.root"}}
+    if isinstance(config.exchange, Gossip) and comm.size > 1:
+        mine["checksum of exchange.matrix"] = digest(config.exchange, comm.size)
     everyone = comm.gather(mine, "compare configurations")
     for rank, theirs in enumerate(everyone):
         first, missing = everyone[0], "(not set)"

@@ -67,10 +67,8 @@ class Survival:
             say(f"structlearn: {_told(engine, shrunk)}", sys.stderr)
 
     def close(self) -> None:
-        """The run is over: let its folder go, and this process end."""
+        """The run is over: let its folder go."""
         self._lock.close()
-        if isinstance(self._engine.parts.comm, Ulfm):
-            self._engine.parts.comm.leave()
 
     def _decide(self, before: Ulfm) -> tuple[Parts, Shrunk] | None:
         """What is there among those who are left, and what they agree on; nothing where one more was lost."""

@@ -9,7 +9,6 @@ call blocks, under a watchdog: all who call it have met just before.
 """
 
 import os
-import signal
 from typing import Any, Final
 
 import numpy as np
@@ -20,8 +19,6 @@ from hpc.watchdog import Watchdog
 
 ENABLED: Final = "OMPI_MCA_mpi_ft_enable"
 """What mpiexec --with-ft ulfm tells its ranks in their environment."""
-
-_LEAVING_S: Final = 30
 
 
 class Ulfm(Mpi):
@@ -85,14 +82,6 @@ class Ulfm(Mpi):
             except self._mpi.Exception:  # one more is gone: the others may be further already
                 comm.Revoke()
                 raise
-
-    def leave(self) -> None:
-        """Nothing but the end of this process comes: a rank lost in it must not make it wait for ever.
-
-        MPI's end is a meeting that does not notice a loss. The process is ended by a signal if it takes too long.
-        """
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(_LEAVING_S)
 
     def _copy(self) -> Any:
         copy = super()._copy()

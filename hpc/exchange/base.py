@@ -188,13 +188,21 @@ class Exchange(ABC):
         return FlatBuffer(values, direct=self.comm.takes(values[0].device))
 
     def _average(self, buffer: FlatBuffer, values: list[torch.Tensor], what: str) -> None:
-        """Replace values by their means over the ranks, and count the seconds."""
+        """Replace values by their means over the ranks."""
         with torch.no_grad():
             flat = buffer.pack(values)
-            start = time.perf_counter()
-            self.comm.start_mean(flat, what).wait()  # half as long as a sum over all ranks and a division
-            self.counters.seconds_blocked += time.perf_counter() - start
+            with self._blocked():
+                self.comm.start_mean(flat, what).wait()  # half as long as a sum over all ranks and a division
             buffer.unpack(values)
+
+    @contextmanager
+    def _blocked(self) -> Iterator[None]:
+        """Inside, this rank waits for others: count the seconds."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.counters.seconds_blocked += time.perf_counter() - start
 
 
 def weights_and_buffers(model: nn.Module) -> list[torch.Tensor]:
@@ -209,14 +217,21 @@ def float_buffers(model: nn.Module) -> list[torch.Tensor]:
 
 def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
     """The optimiser's state that has the shape of its parameter: momentum, averages of squares."""
-    return [
-        value
+    return [value for values in averages_by_parameter(optimizer).values() for value in values]
+
+
+def averages_by_parameter(optimizer: Optimizer) -> dict[int, list[torch.Tensor]]:
+    """The same, by the address of the parameter in memory: what all views of it have in common."""
+    return {
+        parameter.data_ptr(): [
+            value
+            for value in optimizer.state.get(parameter, {}).values()
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
+            and value.dim() > 0
+        ]
         for group in optimizer.param_groups
         for parameter in group["params"]
-        for value in optimizer.state.get(parameter, {}).values()
-        if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
-        and value.dim() > 0
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 def prepare(optimizer: Optimizer) -> None:

@@ -9,9 +9,10 @@ from torch.optim import Optimizer
 
 from hpc.communicator import Communicator
 from hpc.config.training import Gossip as GossipConfig
+from hpc.errors import ConfigError
 from hpc.exchange import mass, peers
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import forget, prepare, running_averages, weights_and_buffers
+from hpc.exchange.base import averages_by_parameter, forget, prepare, weights_and_buffers
 from hpc.exchange.pace import OwnPace
 from hpc.exchange.post import Post
 from hpc.exchange.replay import Kind
@@ -58,6 +59,7 @@ class Gossip(OwnPace):
         self.masses = [mass.UNITS] * config.slices
         self._draws = peers.Draws(seed, comm.rank)
         self._peers = peers.build(config, comm.rank, comm.size) if comm.size > 1 else None
+        self._matrix = peers.digest(config, comm.size) if comm.size > 1 else 0
         self._channel = comm.channel() if comm.size > 1 else None
         self._traffic: Post | None = None
         self.events: list[tuple[Kind, int, int, int, int]] | None = None
@@ -128,11 +130,11 @@ class Gossip(OwnPace):
     # --- messages ---------------------------------------------------------------------------------------
 
     def _open(self) -> Post:
-        slices = cut(weights_and_buffers(self.model), self._config.slices)
+        averages: dict[int, list[torch.Tensor]] = {}
         if self._config.momentum == "mix":
             prepare(self._optimizer)
-            averages = cut(running_averages(self._optimizer), self._config.slices)
-            slices = [weights + more for weights, more in zip(slices, averages, strict=True)]
+            averages = averages_by_parameter(self._optimizer)
+        slices = cut(weights_and_buffers(self.model), self._config.slices, averages)
         outbox, *inboxes = [Message(slices, self._config.payload, 0) for _ in range(1 + INBOXES)]
         threaded = self._config.progress == "thread"
         assert self._channel is not None
@@ -148,7 +150,8 @@ class Gossip(OwnPace):
                 torch._foreach_mul_(part, own / whole)
         buffer = FlatBuffer(values)
         flat = buffer.pack(values)
-        self.comm.sum_(flat, "evaluate the weighted mean of all ranks")
+        with self._blocked():
+            self.comm.sum_(flat, "evaluate the weighted mean of all ranks")
         buffer.unpack(values)
 
     def shares(self, state: dict[str, Any], rank: int, ranks: int) -> list[float]:
@@ -168,13 +171,18 @@ class Gossip(OwnPace):
         masses = [mass.renormalise(units, whole)[rank] for units in held]
         before = mass.UNITS * ranks * len(held)
         counters = {**states[rank]["counters"], "mass": sum(masses) / (whole * len(held))}
-        return {"counters": counters, "masses": masses}, (before - sum(map(sum, held))) / before
+        return {"counters": counters, "masses": masses, "matrix": 0}, (before - sum(map(sum, held))) / before
 
     def state_dict(self) -> dict[str, Any]:
         """Masses, beside the counters. Nothing is under way: the engine brings all messages to rest first."""
-        return {**super().state_dict(), "masses": list(self.masses)}
+        return {**super().state_dict(), "masses": list(self.masses), "matrix": self._matrix}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
         super().load_state_dict(state)
+        if state["matrix"] != self._matrix:
+            raise ConfigError(
+                f"exchange.matrix: {self._config.matrix} holds other numbers than when this run was trained with it; "
+                f"restore them, or start in a new run_dir"
+            )
         self.masses = [int(units) for units in state["masses"]]

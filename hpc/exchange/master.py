@@ -186,7 +186,9 @@ class WithMaster(OwnPace):
         """The centre."""
         self.put_centre(self.state_dict(), values)
         buffer = FlatBuffer(values)
-        self.comm.broadcast_(buffer.pack(values), "evaluate the master's network", MASTER)
+        flat = buffer.pack(values)
+        with self._blocked():
+            self.comm.broadcast_(flat, "evaluate the master's network", MASTER)
         buffer.unpack(values)
 
     def put_centre(self, state: dict[str, Any], values: list[torch.Tensor]) -> None:

@@ -21,7 +21,9 @@ class NoExchange(InStep):
 
     def _agree(self, values: list[torch.Tensor]) -> None:
         buffer = FlatBuffer(values)
-        self.comm.broadcast_(buffer.pack(values), "evaluate the network of rank 0")
+        flat = buffer.pack(values)
+        with self._blocked():
+            self.comm.broadcast_(flat, "evaluate the network of rank 0")
         buffer.unpack(values)
 
     def shares(self, state: dict[str, Any], rank: int, ranks: int) -> list[float]:

@@ -86,7 +86,8 @@ class OwnPace(Exchange):
         agreement.report[0] = step  # not both as a slice: that takes ten times as long, and this is in every step
         agreement.report[1] = requested
         while agreement.pause is None and step >= self._enough:
-            traffic.wait(partial(self._heard_since, agreement, self._news), self._mix)
+            with self._blocked():
+                traffic.wait(partial(self._heard_since, agreement, self._news), self._mix)
         return agreement.pause
 
     def _heard_since(self, agreement: Agreement, news: int) -> bool:
@@ -105,7 +106,8 @@ class OwnPace(Exchange):
     def quiesce(self) -> None:
         """Everything under way arrives, and everybody's steps are counted. Collective."""
         if self._traffic is not None:
-            self._traffic.settle(self._mix)
+            with self._blocked():
+                self._traffic.settle(self._mix)
             self._hear(self._traffic)  # so that all ranks have heard of the same sums
             self._count(int(self._traffic.agreement.report[0]))
 

@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+import torch
+
 from hpc.communicator import Arrival, Channel
 from hpc.errors import RankTimeoutError
 from hpc.exchange.agenda import Pause
@@ -103,7 +105,8 @@ class Traffic(ABC):
         self.agreement.resume()
         self._halt = False
         if self._threaded and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="exchange", daemon=True)
+            device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+            self._thread = threading.Thread(target=self._run, args=(device,), name="exchange", daemon=True)
             self._thread.start()
 
     @abstractmethod
@@ -153,8 +156,10 @@ class Traffic(ABC):
             self._watch(since, what)
             time.sleep(POLL_S)
 
-    def _run(self) -> None:
+    def _run(self, device: int | None) -> None:
         try:
+            if device is not None:  # each thread has one of its own, and its first call on another takes memory there
+                torch.cuda.set_device(device)
             cost, before = _COST_S, time.thread_time()
             while not self._halt:
                 share = self.pump()

@@ -9,9 +9,10 @@ finds a message that was overwritten while it was read, and ranks that hold othe
 import math
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -95,24 +96,37 @@ def message_size(payload: int) -> int:
     return _HEADER + payload
 
 
-def cut(values: Sequence[torch.Tensor], slices: int) -> list[list[torch.Tensor]]:
+def cut(
+    values: Sequence[torch.Tensor], slices: int, beside: Mapping[int, Sequence[torch.Tensor]] = MappingProxyType({})
+) -> list[list[torch.Tensor]]:
     """The numbers of many tensors in so many slices of nearly one size: each a list of flat views into them.
 
     Views: what is written into them is written into the tensors. A tensor is seen in the order of its memory, so
     that one with channels last stays whole; all ranks lay theirs out alike.
+
+    Args:
+        values: the tensors.
+        slices: how many.
+        beside: by the address of a tensor, others of its shape that are cut as it is: they end the slices.
     """
-    flat = [torch.as_strided(value, (value.numel(),), (1,)) for value in values if value.numel()]
-    total = sum(value.numel() for value in flat)
+    seen = [value for value in values if value.numel()]
+    total = sum(value.numel() for value in seen)
     edges = [total * place // slices for place in range(slices + 1)]
     parts: list[list[torch.Tensor]] = []
     for first, last in pairwise(edges):
-        part, at = [], 0
-        for value in flat:
+        part, more, at = list[torch.Tensor](), list[torch.Tensor](), 0
+        for value in seen:
             begin, end = max(first - at, 0), min(last - at, value.numel())
-            part += [value[begin:end]] if begin < end else []
+            if begin < end:
+                part.append(_flat(value)[begin:end])
+                more += [_flat(other)[begin:end] for other in beside.get(value.data_ptr(), ())]
             at += value.numel()
-        parts.append(part)
+        parts.append(part + more)
     return parts
+
+
+def _flat(value: torch.Tensor) -> torch.Tensor:
+    return torch.as_strided(value, (value.numel(),), (1,))
 
 
 class Message:

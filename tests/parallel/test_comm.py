@@ -50,6 +50,31 @@ def test_a_rank_that_never_comes_is_an_error(file, number, ranks):
     assert done.stdout.count("passed") == 1, done.stderr
 
 
+LEAVE = """
+import os, signal, sys
+from hpc import mpi
+from hpc.comm import connect
+
+mpi._LEAVING_S = 2
+comm = connect(1.0)
+comm.barrier("end the run")
+if sys.argv[1] == "deadline":
+    comm.leave()
+print("done\\n", end="", flush=True)
+if comm.rank == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.parallel
+def test_a_rank_that_stops_in_the_end_of_mpi_does_not_hold_the_others(ranks, tmp_path):
+    """Nor the command: their run is done."""
+    (tmp_path / "leave.py").write_text(LEAVE)
+    done = ranks(2, str(tmp_path / "leave.py"), "deadline", timeout=100)
+    assert done.stdout.count("done") == 2, done.stderr
+    assert done.returncode != 0
+
+
 @pytest.mark.parallel
 def test_messages_go_the_way_that_was_asked_for(ranks, request):
     """Else all tests under --transport tcp would show nothing."""

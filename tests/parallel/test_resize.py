@@ -132,8 +132,13 @@ def test_a_run_goes_on_with_fewer_ranks_and_then_with_more(name, ranks, tmp_path
             else:
                 assert sum(told["taken"]) == total
         before = newest(run_dir)
+        assert (before[1]["answer"] is None) == bool(stop)
         assert before[0].startswith(f"step-r{resized:05d}-" if resized else "step-0")
     assert before[0].endswith(f"-epoch-{EPOCHS:05d}")
+    _, shared, states = before
+    assert shared["answer"].keys() == {*(shared | states[0])["network"]["parameters"], *states[0]["buffers"]}
+    for key, value in stood_for(name, shared, states).items():
+        torch.testing.assert_close(shared["answer"][key], value.float(), rtol=1e-5, atol=1e-7)
     with h5py.File(run_dir / "record.h5") as file:
         assert list(file["epochs/epoch"][()]) == list(range(1, EPOCHS + 1))
         assert list(file["resized/ranks_before"][()]) == [4, 2]

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ from hpc import exchange
 from hpc.alone import Alone
 from hpc.config.root import Config
 from hpc.config.training import Compute, Gossip
-from hpc.errors import RankTimeoutError
-from hpc.exchange import mass
+from hpc.errors import ConfigError, RankTimeoutError
+from hpc.exchange import mass, traffic
 from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.base import weights_and_buffers
 from hpc.exchange.replay import Kind
@@ -55,13 +57,16 @@ class Run:
         self.comm, self.taken, self.epoch = comm, 0, 0
         self.model = Net(seed * 100 + comm.rank)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
-        for place, parameter in enumerate(self.model.parameters()):
-            parameter.grad = torch.full_like(parameter, 1.0 + place + 10 * comm.rank)
+        self.put_gradients()
         keys = {"rho": 0.5, "progress": "inline", "consensus_every": None, **keys}
         self.config = Config(seed=seed, exchange=Gossip(**keys), compute=Compute(deadline_s=deadline_s))
         self.agenda = (steps, every, comm.size)
         self.events = []
         self.exchange = self.made()
+
+    def put_gradients(self):
+        for place, parameter in enumerate(self.model.parameters()):
+            parameter.grad = torch.full_like(parameter, 1.0 + place + 10 * self.comm.rank)
 
     def made(self):
         built = exchange.build(self.config, self.comm, self.model, self.optimizer, Agenda(*self.agenda))
@@ -239,6 +244,7 @@ def one_message(momentum, **keys):
     def body(comm):
         run = Run(comm, steps=1, rho=1.0 if comm.rank == 0 else NEVER, momentum=momentum, peers="ring", **keys)
         run.exchange.resume(0, 0)
+        run.put_gradients()  # momentum: mix has made the running averages meanwhile, with gradients of its own
         run.optimizer.step()
         held = [run.optimizer.state[parameter]["momentum_buffer"] for parameter in run.model.parameters()]
         before = [value.clone() for value in weights_and_buffers(run.model)], [value.clone() for value in held]
@@ -261,10 +267,77 @@ def test_a_message_moves_the_receiver_by_its_share_and_momentum_as_asked(momentu
     for came, own, mixed in zip(sender[0], old[0], new[0], strict=True):  # c = (1/2) / (1 + 1/2)
         torch.testing.assert_close(mixed, own + (came - own) / 3, rtol=1e-6, atol=1e-6)
     for came, own, mixed in zip(sender[1], old[1], new[1], strict=True):
+        assert (came != own).all()
         expected = {"keep": own, "mix": own + (came - own) / 3, "reset": torch.zeros_like(own)}[momentum]
         torch.testing.assert_close(mixed, expected, rtol=1e-6, atol=0)
     for before, after in zip(sender, sender_after, strict=True):  # who sends keeps all
         assert all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("slices", [2, 5])
+def test_a_slice_carries_the_running_averages_of_its_own_weights(slices):
+    _, (old, new) = one_message("mix", slices=slices)
+    weights, averages = (
+        [before != after for before, after in zip(*pair, strict=True)] for pair in zip(old, new, strict=True)
+    )
+    assert 0 < sum(int(moved.sum()) for moved in weights) < sum(moved.numel() for moved in weights)
+    for weight, average in zip(weights, averages, strict=False):  # buffers come last, and have none
+        assert torch.equal(weight, average)
+
+
+@pytest.fixture
+def matrices(tmp_path):
+    """Two files of numbers for three ranks."""
+    for name, chance in (("one", 0.5), ("other", 0.25)):
+        rows = f"0 {chance} {1 - chance}\n{1 - chance} 0 {chance}\n{chance} {1 - chance} 0\n"
+        (tmp_path / name).write_text(rows)
+    return [str(tmp_path / name) for name in ("one", "other")]
+
+
+def test_a_run_goes_on_with_the_matrix_that_it_began_with(matrices):
+    def body(comm):
+        run = Run(comm, peers="matrix", matrix=matrices[0])
+        state = run.exchange.state_dict()
+        run.restart()
+        other = Run(comm, peers="matrix", matrix=matrices[1])
+        with pytest.raises(ConfigError, match=r"exchange\.matrix: .* other numbers than when this run was trained"):
+            other.exchange.load_state_dict(state)
+
+    together(World(3), body)
+
+
+@pytest.mark.parametrize("progress", PROGRESS)
+def test_the_time_that_a_rank_waits_at_a_pause_is_counted(progress):
+    def body(comm):
+        run = Run(comm, steps=4, progress=progress)
+        begun = time.perf_counter()
+        run.until_pause(lambda: 0.02 * comm.rank)
+        with run.exchange.consensus():
+            pass
+        run.exchange.close()
+        return run.exchange.counters.seconds_blocked, time.perf_counter() - begun
+
+    for blocked, all_of_it in together(World(2), body):
+        assert 0 < blocked < all_of_it
+
+
+def test_the_thread_is_on_the_device_of_its_rank(monkeypatch):
+    """CUDA keeps the device for each thread: on another one, a context of its own would take memory."""
+    seen = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_device=lambda: 3,
+        set_device=lambda device: seen.append((threading.current_thread().name, device)),
+    )
+    monkeypatch.setattr(traffic, "torch", SimpleNamespace(cuda=cuda))
+
+    def body(comm):
+        run = Run(comm, steps=3, progress="thread")
+        run.until_pause()
+        run.exchange.close()
+
+    together(World(2), body)
+    assert seen == [("exchange", 3)] * 2
 
 
 def test_integer_buffers_stay_where_they_are():

@@ -63,6 +63,19 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder)
         pass
 
 
+def test_one_whose_meeting_fails_lets_go_of_the_folder(tmp_path):
+    """A rank that is lost while the others take over its folder: those who are left try again."""
+
+    class Lost(Alone):
+        def gather(self, value, what):
+            raise RuntimeError("a rank is lost")
+
+    with pytest.raises(RuntimeError, match="a rank is lost"), alone_in(tmp_path, Lost()):
+        raise AssertionError("it never comes so far")
+    with alone_in(tmp_path, Alone()):
+        pass
+
+
 def test_a_run_waits_a_moment_for_one_that_is_just_ending(tmp_path, monkeypatch):
     monkeypatch.setattr(lock._lock, "__defaults__", (30.0,))
     descriptor = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)

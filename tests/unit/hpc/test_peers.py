@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpc.alone import Alone
+from hpc.config.read import validate
 from hpc.config.training import Gossip
+from hpc.errors import ConfigError
 from hpc.exchange import peers
+from hpc.exchange.peers import digest
+from hpc.run import _compare_configs
 from hpc.seeding import generator
 
 LAST = 1.0 - 2.0**-53  # the largest number that a draw can be
@@ -148,3 +153,34 @@ def test_a_configuration_names_its_peers(tmp_path):
         "uniform": peers.Uniform, "ring": peers.Ring, "exponential": peers.Exponential, "matrix": peers.Drawn,
     }  # fmt: skip
     assert [built["matrix"].choose(chance, 0) for chance in (0.0, 0.49, 0.51, LAST)] == [0, 0, 1, 1]  # its own row
+
+
+@pytest.mark.parametrize("differs", [0, 1])
+def test_ranks_with_other_numbers_in_their_matrix_are_refused(differs, tmp_path):
+    """The same name may be another file on another node."""
+    (tmp_path / "matrix").write_text("0 1\n1 0\n")
+    config = validate({"exchange": {"name": "gossip", "rho": 0.5, "peers": "matrix", "matrix": f"{tmp_path}/matrix"}})
+
+    class Two(Alone):
+        size = 2
+
+        def gather(self, value, what):
+            key = "checksum of exchange.matrix"
+            return [value, {**value, key: value[key] + differs}]
+
+    if not differs:
+        _compare_configs(config, Two())
+        return
+    with pytest.raises(ConfigError, match=r"rank 1 has another configuration .*\(checksum of exchange.matrix"):
+        _compare_configs(config, Two())
+
+
+def test_the_checksum_of_a_matrix_is_of_its_numbers(tmp_path):
+    (tmp_path / "matrix").write_text("0 1\n1 0\n")
+    config = Gossip(rho=0.5, peers="matrix", matrix=str(tmp_path / "matrix"))
+    before = digest(config, 2)
+    (tmp_path / "matrix").write_text("# two ranks\n0, 1.0\n1.0, 0\n")
+    assert digest(config, 2) == before != 0
+    assert digest(Gossip(rho=0.5), 2) == 0
+    (tmp_path / "matrix").write_text("0 1 0\n0 0 1\n1 0 0\n")
+    assert digest(config, 3) != before

@@ -8,7 +8,8 @@ import torch
 
 from hpc import pointers
 from hpc.alone import Alone
-from hpc.config.training import Compute
+from hpc.config.root import Config
+from hpc.config.training import Compute, Downpour, Easgd, Gossip, PerSyn, Sync
 from hpc.errors import RankTimeoutError
 from hpc.mean import MpiMean
 
@@ -62,21 +63,38 @@ def cpu_for_cuda(monkeypatch):
 )
 def test_a_library_is_asked_then_tried_and_all_ranks_must_agree(comm, tried, allowed):
     assert not comm.device_pointers
-    pointers.choose(Compute(), comm, CUDA)
+    pointers.choose(Config(), comm, CUDA)
     assert comm.asked == 1
     assert (comm.tried > 0, comm.device_pointers) == (tried, allowed)
 
 
-@pytest.mark.parametrize(("config", "device"), [(Compute(device_pointers="never"), CUDA), (Compute(), CPU)])
+@pytest.mark.parametrize(
+    ("config", "device"),
+    [
+        (Config(compute=Compute(device_pointers="never")), CUDA),
+        (Config(), CPU),
+        (Config(exchange=Gossip(rho=0.1)), CUDA),  # nobody waits for a sum
+        (Config(exchange=Easgd(tau=3)), CUDA),
+        (Config(exchange=Downpour(tau=3)), CUDA),
+    ],
+)
 def test_it_is_not_even_asked_where_it_is_not_needed(config, device):
     comm = Rank()
     pointers.choose(config, comm, device)
     assert (comm.asked, comm.tried, comm.device_pointers) == (0, 0, False)
 
 
+@pytest.mark.usefixtures("cpu_for_cuda")
+@pytest.mark.parametrize("exchange", [Sync(), PerSyn(tau=3), Easgd(tau=3, mode="sync")])
+def test_it_is_asked_where_somebody_waits_for_a_sum(exchange):
+    comm = Rank()
+    pointers.choose(Config(exchange=exchange), comm, CUDA)
+    assert comm.device_pointers
+
+
 def test_alone_there_is_nobody_to_hand_anything_to():
     comm = Alone()
-    pointers.choose(Compute(), comm, CUDA)
+    pointers.choose(Config(), comm, CUDA)
     assert not comm.device_pointers
     assert (comm.takes(CPU), comm.takes(CUDA)) == (True, False)
 
@@ -89,7 +107,7 @@ def test_an_error_is_a_no(error, monkeypatch):
 
     monkeypatch.setattr(Rank, "sum_", sum_)
     comm = Rank()
-    pointers.choose(Compute(), comm, CUDA)
+    pointers.choose(Config(), comm, CUDA)
     assert not comm.device_pointers
 
 
@@ -100,7 +118,7 @@ def test_a_rank_that_does_not_come_ends_the_run_and_the_way_out_is_named(monkeyp
 
     monkeypatch.setattr(Rank, "sum_", sum_)
     with pytest.raises(RankTimeoutError, match=r"compute\.device_pointers: never"):
-        pointers.choose(Compute(), Rank(), CUDA)
+        pointers.choose(Config(), Rank(), CUDA)
 
 
 @pytest.mark.gpu
@@ -112,7 +130,7 @@ def test_what_is_tried_is_on_the_device(monkeypatch):
         Rank, "sum_", lambda self, values, what: (seen.add(values.device.type), sum_(self, values, what))
     )
     comm = Rank()
-    pointers.choose(Compute(), comm, torch.device("cuda", 0))
+    pointers.choose(Config(), comm, torch.device("cuda", 0))
     assert comm.device_pointers
     assert seen == {"cuda"}
 

@@ -152,6 +152,18 @@ def test_a_restored_engine_steps_as_the_one_that_went_on(name, channels_last, tm
         assert torch.equal(one, other)
 
 
+def test_the_last_checkpoint_holds_the_network_that_the_run_ends_with(tmp_path):
+    config = validate({**DIGITS, "run_dir": str(tmp_path / "run")})
+    assert run(config, StopRequest(), progress="none") == 0
+    parts = assemble(config, Alone(), StopRequest(), print)
+    loaded = parts.checkpoints.load()
+    engine = Engine(parts)
+    engine.restore(loaded)
+    expected = parts.model.state_dict()
+    assert loaded.shared["answer"].keys() == expected.keys()
+    assert all(torch.equal(loaded.shared["answer"][name], value) for name, value in expected.items())
+
+
 def test_a_folder_that_was_moved_goes_on(tmp_path, capsys):
     config = validate({**DIGITS, "run_dir": str(tmp_path / "before")})
     assert run(config, StopRequest(), progress="none") == 0

@@ -76,6 +76,28 @@ CONFIG = {
 }
 
 
+def test_what_one_loss_has_recorded_outlives_the_next(tmp_path):
+    """Both in one epoch: the second must not send the record back to before the first."""
+    config = validate({**CONFIG, "run_dir": str(tmp_path / "run")})
+    freeze(config)
+    engine = Engine(assemble(config, Alone(), StopRequest(), lambda _: None))
+    assert engine.run(Silent()) == "done"
+    shared, own, _ = engine._kept
+    engine._kept = shared, own, [(40, 1.5), (50, 2.0)]  # measured, and not recorded yet
+    parts, steps = engine.parts, engine.place.step
+    for rank, errors in ((1, [(50, 2.0), (60, 2.5)]), (3, [])):
+        again = replace(parts, exchange=assemble(config, Alone(), StopRequest(), lambda _: None).exchange)
+        shrunk = Shrunk((rank,), 2, steps, parts.exchange.state_dict(), 0.5, errors)
+        engine.go_on(again, shrunk, time.monotonic())
+        if rank == 1:
+            assert again.exchange.consensus_errors == [(40, 1.5), (50, 2.0), (60, 2.5)]
+            engine._record_consensus()
+    assert engine.record["lost"].columns["rank"] == [1, 3]
+    assert len(engine.record["resized"].columns["step"]) == 2
+    assert engine.record["consensus"].columns["step"] == [40, 50, 60]
+    assert engine._state()[0]["answer"] is None  # it is not done any more
+
+
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_a_run_goes_on_from_its_own_network_in_the_epoch_that_all_are_in(epoch, tmp_path):
     config = validate({**CONFIG, "run_dir": str(tmp_path / "run")})

@@ -82,6 +82,23 @@ def test_slices_are_views_that_hold_every_number_once(shapes, slices, seed):
     assert all((value == 7.0).all() for value in values)
 
 
+@given(SHAPES, st.integers(1, 9), st.integers(0, 1000))
+@settings(deadline=None)
+def test_what_goes_beside_a_tensor_is_cut_as_it_is(shapes, slices, seed):
+    values = tensors(shapes, seed)
+    others = {value.data_ptr(): [10.0 * value, 100.0 * value] for value in values[::2] if value.numel()}
+    plain, parts = cut(values, slices), cut(values, slices, others)
+    for before, part in zip(plain, parts, strict=True):
+        own, more = part[: len(before)], part[len(before) :]
+        assert all(map(torch.equal, before, own))
+        expected = [
+            factor * view for view in own for factor in (10.0, 100.0)
+            if any(view.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() for value in values[::2])
+        ]  # fmt: skip
+        assert len(more) == len(expected)
+        assert all(map(torch.equal, more, expected))
+
+
 def test_tensors_without_numbers_are_left_out():
     assert [joined(part).tolist() for part in cut([torch.zeros(0), torch.ones(2), torch.zeros(3, 0)], 1)] == [[1, 1]]
 
