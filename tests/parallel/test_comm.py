@@ -56,7 +56,8 @@ from hpc import mpi
 from hpc.comm import connect
 
 mpi._LEAVING_S = 2
-comm = connect(1.0)
+comm = connect(60.0)
+comm._deadline_s = 1.0
 comm.barrier("end the run")
 if sys.argv[1] == "deadline":
     comm.leave()
