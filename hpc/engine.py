@@ -93,6 +93,8 @@ class Engine:
         self._started = self._resumed_at = time.monotonic()
         self._resumed_step = 0
         self._saved = (-1, -1)
+        self.ended = 0
+        """Epochs that have ended altogether, recorded and saved; ``place.epoch`` counts one earlier."""
         self._done_by_others = False
         """Was the run done when it was restored, on another number of ranks? Then there is nothing to add to it."""
         self._kept: tuple[dict[str, Any], dict[str, Any], list[tuple[int, float]]] | None = None
@@ -225,6 +227,7 @@ class Engine:
             self.record["profile"].columns["checkpoint"][-1] += self._clock.take()["checkpoint"]
         parts.write_record(self.record, "done" if place.ended_by else "running", place.ended_by)
         self._show_epoch(train_loss, valid, test)
+        self.ended = place.epoch
 
     def _evaluate(self, part: Any) -> Score:
         parts = self.parts
@@ -397,6 +400,7 @@ class Engine:
     def _set_place(self, shared: dict[str, Any]) -> None:
         """How far the run was when it was in this state."""
         self.place = Place(**shared["place"])
+        self.ended = self.place.epoch
         self.record.load_state_dict(shared["record"])
         self.schedule.load_state_dict(shared["schedule"])
         if self.patience is not None:

@@ -36,7 +36,7 @@ _YIELD_S = 1.0  # poll without sleeping for so long: big messages make progress 
 _SLEEP_S, _NAP_S = 1e-3, 2e-4  # between two polls after that; from the start where ranks share cores
 _CORES = 4096  # more than any node has
 _LEAVING_S = 30  # the end of torch takes seconds on a busy machine
-_CENTURY_S = 2**31 - 1  # no alarm can be later
+_LONGEST_S = 2**31 - 1  # no alarm can be later
 
 
 class Mpi:
@@ -167,8 +167,11 @@ class Mpi:
 
         A rank that stops, or hangs in the end of torch, would hold all others for ever, though their run is done.
         """
+        self._end_within(max(_LEAVING_S, math.ceil(min(self._deadline_s, _LONGEST_S))))
+
+    def _end_within(self, seconds: int) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(max(_LEAVING_S, math.ceil(min(self._deadline_s, _CENTURY_S))))
+        signal.alarm(seconds)
 
     def abort(self, code: int) -> None:
         """MPI_Abort: the launcher ends the other ranks.

@@ -14,7 +14,7 @@ class Shrunk:
     lost: tuple[int, ...]
     """Who is gone, by the numbers that the ranks were started with."""
     epoch: int
-    """Epochs that all have finished."""
+    """Epochs that have ended altogether on all."""
     steps: int
     """Steps made by all ranks together, those that are lost among them."""
     exchange: dict[str, Any]
@@ -33,7 +33,7 @@ def agree(before: Ulfm, comm: Ulfm, epoch: int, step: int, exchange: Exchange) -
     Args:
         before: all ranks, the lost ones among them.
         comm: those who are left.
-        epoch: epochs that this rank has finished.
+        epoch: epochs that have ended altogether on this rank.
         step: the step that the run is at, as far as this rank knows.
         exchange: its part of the exchange among all ranks, at rest.
     """

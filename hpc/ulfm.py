@@ -20,6 +20,8 @@ from hpc.watchdog import Watchdog
 ENABLED: Final = "OMPI_MCA_mpi_ft_enable"
 """What mpiexec --with-ft ulfm tells its ranks in their environment."""
 
+_LEAVING_S: Final = 30
+
 
 class Ulfm(Mpi):
     """The ranks of a communicator that can lose some.
@@ -82,6 +84,10 @@ class Ulfm(Mpi):
             except self._mpi.Exception:  # one more is gone: the others may be further already
                 comm.Revoke()
                 raise
+
+    def leave(self) -> None:
+        """Where a rank is lost in that meeting, the others wait in vain."""
+        self._end_within(_LEAVING_S)
 
     def _copy(self) -> Any:
         copy = super()._copy()

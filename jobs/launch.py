@@ -22,6 +22,7 @@ _STEP: Final = ("SLURM_", "PMI_", "PMIX_", "OMPI_")
 """How launchers tell a rank where it belongs."""
 _SETTINGS: Final = ("OMPI_MCA_",)
 """How users tell Open MPI how to work; MPICH's begin with MPIR_CVAR_."""
+_KEPT: Final = 16  # reads of at most 64 KiB
 _OPEN_MPI: Final = ("Open MPI", "OpenRTE", "PRRTE", "prterun")
 
 
@@ -90,6 +91,8 @@ class Ended(NamedTuple):
     """Has somebody asked them to stop?"""
     twice: bool = False
     """Twice by Ctrl-C: they were ended at once."""
+    said: str = ""
+    """The end of what they wrote to standard error, as it came here."""
 
 
 def launch(ranks: int, program: Sequence[str], stop: StopRequest, *, tolerant: bool = False) -> Ended:
@@ -119,7 +122,11 @@ def launch(ranks: int, program: Sequence[str], stop: StopRequest, *, tolerant: b
             return Ended(0, asked=True)
         child = _start(line, environment(ranks))
         outputs = ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
-        passing_on = [threading.Thread(target=_pass_on, args=output, daemon=True) for output in outputs]
+        said: list[bytes] = []
+        passing_on = [
+            threading.Thread(target=_pass_on, args=(*output, keep), daemon=True)
+            for output, keep in zip(outputs, ([], said), strict=True)
+        ]
         before = {number: signal.signal(number, forward) for number in SIGNALS}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -132,7 +139,8 @@ def launch(ranks: int, program: Sequence[str], stop: StopRequest, *, tolerant: b
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return Ended(code if code >= 0 else 128 - code, asked, len(interrupts) > 1)
+    text = b"".join(said).decode(errors="replace")
+    return Ended(code if code >= 0 else 128 - code, asked, len(interrupts) > 1, text)
 
 
 def _start(line: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -147,8 +155,8 @@ def _start(line: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(line, env=env, stdout=pipe, stderr=pipe, preexec_fn=prepare, process_group=0)  # noqa: PLW1509 - prctl has no other door
 
 
-def _pass_on(pipe: IO[bytes], out: TextIO | None) -> None:
-    """Hand what the ranks print to our own output, as long as somebody reads it.
+def _pass_on(pipe: IO[bytes], out: TextIO | None, keep: list[bytes]) -> None:
+    """Hand what the ranks print to our own output, as long as somebody reads it, and keep the last of it.
 
     MPICH's mpiexec dies of an output that it cannot write (``| head``, a full disk), and the ranks with it.
     """
@@ -157,6 +165,7 @@ def _pass_on(pipe: IO[bytes], out: TextIO | None) -> None:
         descriptor = out.fileno()  # type: ignore[union-attr]
     with pipe:
         while text := os.read(pipe.fileno(), 1 << 16):
+            keep[:] = [*keep[-_KEPT:], text]
             while descriptor is not None and text:
                 try:
                     text = text[os.write(descriptor, text) :]

@@ -94,6 +94,10 @@ def _check_installed(config: Config, ranks: int) -> None:
         )
 
 
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
 def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest, *, tolerant: bool) -> int:
     """Start the ranks; the documented exit code for how they ended.
 
@@ -102,10 +106,12 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     """
     began = time.time()
     with LocalRanks(run_dir, ranks) as first:
-        code, asked, twice = launch(ranks, program, stop, tolerant=tolerant)
+        code, asked, twice, said = launch(ranks, program, stop, tolerant=tolerant)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:
+            if _first_line(status["error"]) not in said:  # MPICH's mpiexec drops what it has not read when it is ended
+                say(f"structlearn: {status['error']}", sys.stderr)
             return int(status["exit_code"])
         if status["state"] in {"done", "stopped"}:
             return 0 if status["state"] == "done" else 75

@@ -51,7 +51,7 @@ class LocalRanks:
         if self._thread.ident is not None:
             self._thread.join()
         for descriptor in self._open:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):  # it has ended
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         until = time.monotonic() + END_S
         for descriptor in self._open:
@@ -88,5 +88,18 @@ class LocalRanks:
                 descriptor = os.pidfd_open(sign["pid"])
             except OSError:  # gone already, or a kernel before 5.3
                 continue
+            if not _started_here(sign["pid"]):  # another command's, which trains in this folder
+                os.close(descriptor)
+                continue
             self._open[descriptor] = sign["rank"]
             poll.register(descriptor, select.POLLIN)
+
+
+def _started_here(pid: int) -> bool:
+    """Has this process started that one, or one that has?"""
+    while pid > 1 and pid != os.getpid():
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return False
+    return pid > 1

@@ -29,6 +29,7 @@ from hpc.comm import connect
 from hpc.communicator import Communicator
 from hpc.config import yamls
 from hpc.config.training import Gossip as GossipSection
+from hpc.config.training import PerSyn as PerSynSection
 from hpc.exchange import Agenda, Exchange
 from hpc.exchange.gossip import Gossip
 from hpc.exchange.matrices import Floats, is_due
@@ -99,7 +100,8 @@ class World:
             tau = round(1 / self.rho)
             self._whole = abs(tau * self.rho - 1) < 1e-9
             agenda = Agenda(self.steps, None, comm.size)
-            self.exchange = PerSyn(comm, self.model, optimizer, tau if self._whole else 1, "keep", agenda)
+            averages = PerSynSection(tau=tau if self._whole else 1, consensus_every=None)
+            self.exchange = PerSyn(comm, self.model, optimizer, averages, agenda, seed=plan["seed"])
 
     def step(self, step: int) -> None:
         """One step of this rank: noise, and the strategy's part."""

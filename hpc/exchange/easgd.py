@@ -1,6 +1,5 @@
 """Elastic averaging: workers and a centre draw each other (EASGD, B 2.3.3.2; Zhang, Choromanska, LeCun 2015)."""
 
-import time
 from typing import Any, ClassVar
 
 import torch
@@ -54,7 +53,9 @@ class SyncEasgd(InStep):
         if not self._centre:
             self._centre = [value.clone() for value in self._values]
             start = FlatBuffer(self._centre)  # through the host: only sums and means are of device memory
-            self.comm.broadcast_(start.pack(self._centre), "agree on the centre")
+            flat = start.pack(self._centre)
+            with self._blocked():
+                self.comm.broadcast_(flat, "agree on the centre")
             start.unpack(self._centre)
 
     def meet(self, step: int) -> None:
@@ -69,9 +70,8 @@ class SyncEasgd(InStep):
             torch._foreach_mul_(pulls, self._alpha)
             torch._foreach_sub_(self._values, pulls)
             flat = buffer.pack(pulls)
-            start = time.perf_counter()
-            self.comm.start_mean(flat, "draw the centre to all ranks").wait()
-            self.counters.seconds_blocked += time.perf_counter() - start
+            with self._blocked():
+                self.comm.start_mean(flat, "draw the centre to all ranks").wait()
             buffer.unpack(pulls)
             torch._foreach_add_(self._centre, pulls, alpha=self.comm.size)
         self.counters.sent += 1

@@ -74,6 +74,7 @@ class InStep(Exchange):
         self._add(survey.give(wait=True))
         if self._adding is not None:
             mean, values = self._adding
-            mean.wait()
+            with self._blocked():
+                mean.wait()
             self._adding = None
             self.consensus_errors.append(survey.heard(values.numpy() * self.comm.size))

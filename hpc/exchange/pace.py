@@ -128,7 +128,9 @@ class OwnPace(Exchange):
 
     def _count(self, step: int) -> None:
         """The steps of all ranks together. Collective."""
-        self._learn(sum(self.comm.gather(step, "count steps")), step)
+        with self._blocked():
+            everyone = self.comm.gather(step, "count steps")
+        self._learn(sum(everyone), step)
 
     def _learn(self, total: int, own: int) -> None:
         """All ranks together had made so many steps when this one had made ``own``."""

@@ -51,7 +51,7 @@ def test_a_rank_that_never_comes_is_an_error(file, number, ranks):
 
 
 LEAVE = """
-import os, signal, sys
+import os, signal
 from hpc import mpi
 from hpc.comm import connect
 
@@ -59,8 +59,7 @@ mpi._LEAVING_S = 2
 comm = connect(60.0)
 comm._deadline_s = 1.0
 comm.barrier("end the run")
-if sys.argv[1] == "deadline":
-    comm.leave()
+comm.leave()
 print("done\\n", end="", flush=True)
 if comm.rank == 1:
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -71,7 +70,7 @@ if comm.rank == 1:
 def test_a_rank_that_stops_in_the_end_of_mpi_does_not_hold_the_others(ranks, tmp_path):
     """Nor the command: their run is done."""
     (tmp_path / "leave.py").write_text(LEAVE)
-    done = ranks(2, str(tmp_path / "leave.py"), "deadline", timeout=100)
+    done = ranks(2, str(tmp_path / "leave.py"), timeout=100)
     assert done.stdout.count("done") == 2, done.stderr
     assert done.returncode != 0
 

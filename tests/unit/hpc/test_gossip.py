@@ -310,15 +310,22 @@ def test_a_run_goes_on_with_the_matrix_that_it_began_with(matrices):
 def test_the_time_that_a_rank_waits_at_a_pause_is_counted(progress):
     def body(comm):
         run = Run(comm, steps=4, progress=progress)
-        begun = time.perf_counter()
-        run.until_pause(lambda: 0.02 * comm.rank)
+        begun, counters = time.perf_counter(), run.exchange.counters
+        run.exchange.resume(0, 0)
+        blocked = [counters.seconds_blocked]
+        while run.step() is None:
+            time.sleep(0.02 * comm.rank)  # the other one is soon far ahead
+        blocked.append(counters.seconds_blocked)
+        run.exchange.quiesce()
+        blocked.append(counters.seconds_blocked)
         with run.exchange.consensus():
             pass
         run.exchange.close()
-        return run.exchange.counters.seconds_blocked, time.perf_counter() - begun
+        return [*blocked, counters.seconds_blocked, time.perf_counter() - begun]
 
-    for blocked, all_of_it in together(World(2), body):
-        assert 0 < blocked < all_of_it
+    quick, slow = together(World(2), body)
+    assert 0 < quick[0] < quick[1] < quick[2] < quick[3] < quick[4]
+    assert 0 < slow[0] <= slow[1] < slow[2] < slow[3] < slow[4]
 
 
 def test_the_thread_is_on_the_device_of_its_rank(monkeypatch):

@@ -98,6 +98,36 @@ def test_what_one_loss_has_recorded_outlives_the_next(tmp_path):
     assert engine._state()[0]["answer"] is None  # it is not done any more
 
 
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("method", ["_record_exchange", "_record_consensus", "_save", "_show_epoch"])
+def test_a_loss_anywhere_in_the_end_of_an_epoch_sends_all_back_into_it(method, epoch, tmp_path, monkeypatch):
+    """Else its rows would be missing, and of the last one the checkpoint with the answer."""
+    config = validate({**CONFIG, "run_dir": str(tmp_path / "run")})
+    freeze(config)
+    engine = Engine(assemble(config, Alone(), StopRequest(), lambda _: None))
+    before = getattr(engine, method)
+
+    def lost(*arguments):
+        if engine.place.epoch == epoch:
+            raise ConnectionError("a rank is lost")
+        return before(*arguments)
+
+    monkeypatch.setattr(engine, method, lost)
+    with pytest.raises(ConnectionError):
+        engine.run(Silent())
+    monkeypatch.undo()
+    assert (engine.ended, engine.place.epoch) == (epoch - 1, epoch)
+    parts = replace(engine.parts, exchange=assemble(config, Alone(), StopRequest(), lambda _: None).exchange)
+    shrunk = Shrunk((1,), engine.ended, engine.place.step, engine.parts.exchange.state_dict(), 0.5, [])
+    engine.go_on(parts, shrunk, time.monotonic())
+    assert engine.run(Silent()) == "done"
+    for table in ("epochs", "profile"):
+        assert len(next(iter(engine.record[table].columns.values()))) == 3
+    loaded = parts.checkpoints.load()
+    assert (loaded.shared["place"]["epoch"], loaded.shared["place"]["ended_by"]) == (3, "epochs")
+    assert loaded.shared["answer"] is not None
+
+
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_a_run_goes_on_from_its_own_network_in_the_epoch_that_all_are_in(epoch, tmp_path):
     config = validate({**CONFIG, "run_dir": str(tmp_path / "run")})

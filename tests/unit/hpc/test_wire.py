@@ -110,6 +110,29 @@ def test_a_tensor_within_another_ones_memory_is_seen_where_it_is():
     assert base.tolist() == [0, 1, 2, 3, -4, -5, -6, 7, 8, 9]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_message_of_a_device_holds_its_weights_as_they_were_when_it_was_packed(payload):
+    """Whatever kernels come before and after on the stream of the steps."""
+    own, other = (torch.full((3000,), value, device="cuda") for value in (1.0, 5.0))
+    outbox, inbox = (Message(cut([value], 1), payload, 0) for value in (own, other))
+    torch.cuda._sleep(50_000_000)
+    own.add_(1.0)
+    outbox.pack(Letter(7, 1, 0, 0))
+    own.zero_()
+    torch.cuda.synchronize()
+    assert outbox.ready()
+    inbox.bytes[:] = outbox.bytes
+    assert inbox.open().mass == 7
+    torch.cuda._sleep(50_000_000)
+    inbox.mix(0, 0.5)
+    inbox.hand_over()
+    torch.cuda.synchronize()
+    assert inbox.reusable()
+    torch.testing.assert_close(other.cpu(), torch.full((3000,), 3.5))
+
+
 # --- there and back ------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobs.watch import HOST, LOOK_S, LocalRanks
@@ -111,6 +112,21 @@ def test_a_process_of_another_machine_with_the_same_number_is_left_alone(process
         sign(tmp_path, 0, processes[0].pid, time.time(), "elsewhere")
         settle()
     assert processes[0].poll() is None
+
+
+@linux
+def test_ranks_of_another_command_in_the_same_folder_are_left_alone(tmp_path: Path) -> None:
+    """They train there; this command has come too late, and will be told so."""
+    program = "import subprocess, sys; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
+    pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    try:
+        with LocalRanks(tmp_path, 2) as ranks:
+            sign(tmp_path, 0, pid, time.time())
+            settle()
+        assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        assert str(ranks) == "a rank"
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
