@@ -97,6 +97,10 @@ def of_ranks(ranks: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
         runs = mine.groupby("run").error.mean()
         error = runs.std(ddof=1) / np.sqrt(len(runs))
         apart = runs.mean() - mine.reference.mean()
+        single = mine.groupby("step").agg({"error": ["mean", "sem"], "reference": "first", "reference_error": "first"})
+        single.columns = ["error", "se", "reference", "reference_error"]
+        spread = np.hypot(single.se, single.reference_error)
+        single = ((single.error - single.reference) / spread)[spread > 0]
         rows.append(
             {
                 "strategy": NAMES[strategy],
@@ -106,6 +110,7 @@ def of_ranks(ranks: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
                 "measured": number(runs.mean(), error),
                 "reference": f"{mine.reference.mean():.4g}",
                 "difference, se": f"{apart / np.hypot(error, mine.reference_error.mean()):+.1f}",
+                "single steps, worst, se": f"{single[single.abs().idxmax()]:+.1f} of {len(single)}",
             }
         )
     return pd.DataFrame(rows)
@@ -164,11 +169,12 @@ def draw(axes: Axes, steps: pd.DataFrame, ranks: pd.DataFrame) -> None:
         reference = "dense matrices" if strategy == "gossip" else "closed form"
         dots = (0, (1, 1.6)) if strategy == "gossip" else (0, (3, 3))
         axes.plot(mine.step, mine.reference, color="black", linewidth=0.7, linestyle=dots, label=f"{name}, {reference}")
-        points = ranks[ranks.strategy == strategy].groupby("step").error.mean()
+        points = ranks[ranks.strategy == strategy].groupby("step").error.agg(["mean", "sem"])
         if len(points):
-            marker = "o" if strategy == "gossip" else "s"
-            label = f"{name}, real ranks"
-            axes.plot(points.index, points, marker, color=ORANGE, markersize=2.4, linestyle="", label=label)
+            axes.errorbar(
+                points.index, points["mean"], points["sem"], color=ORANGE, marker="o" if strategy == "gossip" else "s",
+                markersize=2.4, linestyle="", elinewidth=0.6, label=f"{name}, real ranks ± se",
+            )  # fmt: skip
     axes.set_xlim(0, steps.step.max())
     axes.set_ylim(bottom=0)
 

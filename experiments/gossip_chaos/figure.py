@@ -67,23 +67,30 @@ def payloads(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(rows: pd.DataFrame) -> Figure:
-    """The share of worlds whose mean moved, or whose drain took, at most so much."""
+    """The share of worlds whose mean moved at most so much, or whose drains took at most so much more than a step."""
     with style():
         made = Figure(figsize=(WIDTH, 2.4), layout="constrained")
         left, right = made.subplots(1, 2)
         for place, (kind, worlds) in enumerate(rows.groupby("kind", sort=False)):
             share = (np.arange(len(worlds)) + 1) / len(worlds)
-            right.step(np.sort(worlds.drain_s), share, where="post", color=PALETTE[place], label=kind)
+            right.step(np.sort(worlds.drain_over_step_s), share, where="post", color=PALETTE[place], label=kind)
         for place, payload in enumerate(("float32", "bfloat16", "int8")):
             error = np.sort(rows[rows.payload == payload].error)
             left.step(
                 error, (np.arange(len(error)) + 1) / len(error), where="post", color=PALETTE[place], label=payload
             )
-        left.axvline(1e-6, color=GREY, linewidth=0.8)
         left.set(xscale="log", xlabel="largest change of the weighted mean", ylabel="share of worlds")
-        right.set(xscale="log", xlabel="longest drain of a world, s")
-        for axes in (left, right):
-            axes.legend(loc="lower right")
+        right.set_xscale("symlog", linthresh=0.01)
+        right.set_xlim(-0.5, 3)
+        right.set_xticks([-0.1, -0.01, 0, 0.01, 0.1, 1], ["-0.1", "-0.01", "0", "0.01", "0.1", "1"])
+        right.set_xlabel("longest drain of a world, less the slowest step, s")
+        for axes, most, name in ((left, 1e-6, "float32: at most"), (right, 1.0, "at most")):
+            axes.axvline(most, color=GREY, linewidth=0.8)
+            axes.annotate(
+                name, (most, 0.02), (2, 0), textcoords="offset points", rotation=90, color=GREY, fontsize="small"
+            )
+        left.legend(loc="center", bbox_to_anchor=(0.56, 0.5))
+        right.legend(loc="upper left", fontsize="x-small")
         return made
 
 
