@@ -5,7 +5,7 @@
 The file is a configuration with two further sections: ``resources: {ranks: N}`` and ``sweep``, whose ``zip`` lists
 values that go together (run i takes the i-th of each; null: the key is left out) and whose ``seeds`` repeats all of it
 under seeds 0, 1, ..., one seed after the other: what is broken off leaves whole seeds behind.
-Runs that are done are not run again. Their records are copied to the experiment's ``results``.
+Records of runs that are done are copied to the experiment's ``results``; what is there is not run again.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import h5py
 
 from hpc.config import yamls
 
@@ -35,6 +37,14 @@ def expand(values: dict[str, Any], name: str) -> list[tuple[str, int, dict[str, 
     return runs
 
 
+def done(record: Path) -> bool:
+    """Is there the record of a run that is done?"""
+    if not record.exists():
+        return False
+    with h5py.File(record) as file:
+        return bool(file.attrs["state"] == b"done")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
@@ -49,6 +59,8 @@ def main() -> None:
     config = work / "base.yaml"
     config.write_text(yamls.dump(base), encoding="utf-8")
     for name, ranks, overrides in expand(values, arguments.file.stem):
+        if done(results / name / "record.h5"):
+            continue
         run_dir = work / name
         words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]
         command = [sys.executable, "-m", "jobs", "train", str(config), "--ranks", str(ranks), *words]

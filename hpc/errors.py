@@ -1,6 +1,10 @@
 """The errors a user is meant to read: one message, no traceback, an exit code."""
 
 from collections.abc import Sequence
+from typing import Final
+
+LOST: Final = "another rank, or the network to it, is gone"
+"""How the message of a rank begins that was told so by MPI, which does not say which one."""
 
 
 class RunError(Exception):

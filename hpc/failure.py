@@ -10,7 +10,7 @@ from hpc.communicator import Communicator
 from hpc.config.folder import LOGS, ended, read_status, resumable, trained
 from hpc.config.launcher import BrokenPromiseError, Promise, promise
 from hpc.config.root import Config
-from hpc.errors import ConfigError, RankTimeoutError, RunError
+from hpc.errors import LOST, ConfigError, RankTimeoutError, RunError
 from hpc.heartbeat import last_seen
 from hpc.output import say
 
@@ -35,7 +35,7 @@ def end_all(error: BaseException, config: Config, comm: Communicator, *, holding
     code = error.exit_code if isinstance(error, RunError) else 1
     message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
     if lost := comm.lost(error):
-        message = f"another rank, or the network to it, is gone ({message.strip()})"
+        message = f"{LOST} ({message.strip()})"
     if isinstance(error, RankTimeoutError) or lost:
         code = STOPPED if resumable(run_dir) else 1
         message += f". Last signs of life:\n  {last_seen(run_dir)}"

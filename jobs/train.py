@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hpc.config.check import check
 from hpc.config.folder import ended, freeze, read_status, resumable
 from hpc.config.launcher import Promise, promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
-from hpc.errors import ConfigError, RunError
+from hpc.errors import LOST, ConfigError, RunError
 from hpc.output import say
 from hpc.signals import StopRequest
 from jobs.launch import check_mpiexec, launch
@@ -94,8 +95,15 @@ def _check_installed(config: Config, ranks: int) -> None:
         )
 
 
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
+def _say_again(run_dir: Path, status: dict[str, Any], said: str, first: str) -> None:
+    """The ranks' last word where it was lost, and who was lost where they could not know."""
+    error, code = status["error"], status["exit_code"]
+    if error.partition("\n")[0] not in said:  # MPICH's mpiexec drops what it has not read when a rank ends it
+        say(f"structlearn: {error}", sys.stderr)
+    if LOST in error and first.startswith("rank"):
+        told = f"{first} was the first to end"
+        say(f"structlearn: {told}", sys.stderr)
+        ended(run_dir, status["state"], f"{error}\n{told}", code)
 
 
 def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest, *, tolerant: bool) -> int:
@@ -110,8 +118,7 @@ def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:
-            if _first_line(status["error"]) not in said:  # MPICH's mpiexec drops what it has not read when it is ended
-                say(f"structlearn: {status['error']}", sys.stderr)
+            _say_again(run_dir, status, said, str(first))
             return int(status["exit_code"])
         if status["state"] in {"done", "stopped"}:
             return 0 if status["state"] == "done" else 75

@@ -30,6 +30,7 @@ def row(name: str, runs: pd.DataFrame, reference: float) -> dict[str, object]:
         "orphans": int(runs.orphans.sum()),
         "whole mass": int(runs.whole_mass.sum()),
         "test accuracy, %": spread(accuracy, 2),
+        "mean ± se": f"{accuracy.mean():.2f} ± {accuracy.sem():.2f}",
         "more than a point below the undisturbed median": int((accuracy < reference - 1).sum()),
         "all know, s": spread(runs.noticed_all_s.dropna(), 3),
         "go on after, s": spread(runs.lost_seconds.dropna(), 3),

@@ -14,9 +14,11 @@ from hpc.config.folder import ended
 from hpc.config.launcher import promise
 from hpc.config.read import schema, to_yaml, validate
 from hpc.config.root import Config
-from hpc.errors import ConfigError, RunError
+from hpc.errors import LOST, ConfigError, RunError
 from hpc.signals import StopRequest
 from jobs import cli, train
+from jobs.launch import Ended
+from jobs.watch import HOST
 
 Called = Callable[..., tuple[int, str, str]]
 
@@ -159,11 +161,11 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
     monkeypatch.setattr(train, "find_spec", lambda name: name)
     monkeypatch.setattr(train, "check_mpiexec", lambda *_, **__: None)
 
-    def launch(ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> tuple[int, bool, bool]:
+    def launch(ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> Ended:
         assert not tolerant
         calls.append((ranks, list(line)))
         ended(Path(line[3]), "done", "", 0)
-        return 0, False, False
+        return Ended(0, asked=False)
 
     monkeypatch.setattr(train, "launch", launch)
     return calls
@@ -236,16 +238,59 @@ def test_a_sign_of_life_after_the_last_word_does_not_leave_a_run_running(
 ) -> None:
     """A rank says why it ends the others; before it has, rank 0 overwrites the status with where it is."""
 
-    def launch(_ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> tuple[int, bool, bool]:
+    def launch(_ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> Ended:
         assert not tolerant
         status = {"state": "running", "heartbeat": time.time(), "step": 7}
         (Path(line[3]) / "status.json").write_text(json.dumps(status), encoding="utf-8")
-        return code, False, False
+        return Ended(code, asked=False)
 
     monkeypatch.setattr(train, "launch", launch)
     assert structlearn("train", "--ranks", "2", "--run_dir", "r")[0] == code
     status = json.loads((tmp_path / "r" / "status.json").read_text(encoding="utf-8"))
     assert (status["state"], status["exit_code"], status["step"]) == (state, code, 7)
+
+
+@pytest.mark.parametrize(("said", "again"), [("", True), ("noise\nstructlearn: rank 1: it broke, badly\n", False)])
+def test_a_last_word_that_mpiexec_dropped_is_said_again(
+    said: str, again: bool, structlearn: Called, launched: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends without reading all that a rank has written, where that rank ends it at once."""
+
+    def launch(_ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> Ended:
+        assert not tolerant
+        ended(Path(line[3]), "failed", "rank 1: it broke, badly\n(and more)", 1)
+        return Ended(1, asked=False, said=said)
+
+    monkeypatch.setattr(train, "launch", launch)
+    code, _, err = structlearn("train", "--ranks", "2", "--run_dir", "r")
+    assert code == 1
+    assert ("structlearn: rank 1: it broke, badly\n(and more)" in err) == again
+
+
+def test_who_was_lost_is_said_where_the_others_could_not_know(
+    structlearn: Called, launched: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def launch(_ranks: int, line: list[str], _stop: object, *, tolerant: bool) -> Ended:
+        assert not tolerant
+        victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        sign = {"rank": 1, "pid": victim.pid, "host": HOST, "heartbeat": time.time(), "doing": "training", "step": 7}
+        (Path(line[3]) / "logs").mkdir(exist_ok=True)
+        (Path(line[3]) / "logs" / "rank-0001.json").write_text(json.dumps(sign))
+        time.sleep(0.3)
+        victim.kill()
+        time.sleep(0.3)
+        victim.wait()
+        ended(Path(line[3]), "stopped", f"rank 0: {LOST} (Exception: Other MPI error)", 75)
+        return Ended(75, asked=False, said=f"structlearn: rank 0: {LOST} (Exception: Other MPI error)")
+
+    monkeypatch.setattr(train, "launch", launch)
+    code, _, err = structlearn("train", "--ranks", "2", "--run_dir", "r")
+    assert code == 75, err
+    assert err.startswith("structlearn: rank 1 (")
+    assert err.endswith("last seen training at step 7, was the first to end\n")
+    status = json.loads((tmp_path / "r" / "status.json").read_text(encoding="utf-8"))
+    assert (status["state"], status["exit_code"]) == ("stopped", 75)
+    assert status["error"].endswith("last seen training at step 7, was the first to end")
 
 
 # --- the real command ----------------------------------------------------------------------------------

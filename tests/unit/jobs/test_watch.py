@@ -117,7 +117,10 @@ def test_a_process_of_another_machine_with_the_same_number_is_left_alone(process
 @linux
 def test_ranks_of_another_command_in_the_same_folder_are_left_alone(tmp_path: Path) -> None:
     """They train there; this command has come too late, and will be told so."""
-    program = "import subprocess, sys; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
+    program = (
+        "from subprocess import DEVNULL, Popen\n"
+        "print(Popen(['sleep', '60'], stdout=DEVNULL, stderr=DEVNULL, start_new_session=True).pid)"
+    )
     pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
     try:
         with LocalRanks(tmp_path, 2) as ranks:
