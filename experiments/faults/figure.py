@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 KINDS = ("exception", "SIGKILL", "SIGSTOP", "SIGTERM")
 TEXT = dict.fromkeys(("exit_code", "told_ok", "end_ok", "message", "kind", "phase", "moment", "state"), str)
+MENDED = 340
+"""The first trial with a mend: see the README."""
 PHASES = ("training", "mixing", "checkpoint", "drain")
 
 
@@ -72,6 +74,23 @@ def by_cell(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def told(rows: pd.DataFrame) -> pd.DataFrame:
+    """Who was not named, before and after the command said itself what mpiexec had dropped and who ended first."""
+    made = faults(rows)
+    parts = (("before", made[made.trial < MENDED]), ("after", made[made.trial >= MENDED]))
+    return pd.DataFrame([
+        {"": name, **{
+            column: value
+            for kind in KINDS
+            for column, value in (
+                (f"{kind}", int((part.kind == kind).sum())),
+                (f"{kind}: not named", int(((part.kind == kind) & (part.told_ok != "1")).sum())),
+            )
+        }}
+        for name, part in parts
+    ])  # fmt: skip
+
+
 def runs(rows: pd.DataFrame) -> pd.DataFrame:
     """What became of whole runs, each resumed after every fault."""
     done = rows[rows.state == "done"]
@@ -103,7 +122,8 @@ def figure(rows: pd.DataFrame, deadline_s: float) -> Figure:
 
 def main() -> None:
     rows = read()
-    for name, table in (("kinds", by_kind(rows)), ("cells", by_cell(rows)), ("runs", runs(rows))):
+    tables = {"kinds": by_kind(rows), "cells": by_cell(rows), "runs": runs(rows), "told": told(rows)}
+    for name, table in tables.items():
         write_table(table, RESULTS, name)
         print((RESULTS / f"{name}.md").read_text())
     config = yamls.parse((HERE / "small.yaml").read_text(encoding="utf-8"), "small.yaml")
