@@ -11,11 +11,13 @@ from hpc.config.folder import LOGS, ended, read_status, resumable, trained
 from hpc.config.launcher import BrokenPromiseError, Promise, promise
 from hpc.config.root import Config
 from hpc.errors import LOST, ConfigError, RankTimeoutError, RunError
-from hpc.heartbeat import last_seen
+from hpc.heartbeat import GONE, last_seen
 from hpc.output import say
 
 STOPPED: Final = 75
 """Exit code of a run that stopped early and can go on (EX_TEMPFAIL)."""
+GONE_S: Final = 0.3
+"""How long a rank that MPI says is lost is looked for."""
 
 
 def end_all(error: BaseException, config: Config, comm: Communicator, *, holding: bool) -> int:
@@ -38,7 +40,7 @@ def end_all(error: BaseException, config: Config, comm: Communicator, *, holding
         message = f"{LOST} ({message.strip()})"
     if isinstance(error, RankTimeoutError) or lost:
         code = STOPPED if resumable(run_dir) else 1
-        message += f". Last signs of life:\n  {last_seen(run_dir)}"
+        message += f". Last signs of life:\n  {_last_seen(run_dir, lost=lost)}"
         message += "\nRun the same command again to go on from the last checkpoint." if code == STOPPED else ""
     if isinstance(error, RunError) and rank > 0:
         time.sleep(0.5)  # what all ranks find, rank 0 says; it ends this one meanwhile
@@ -56,6 +58,14 @@ def end_all(error: BaseException, config: Config, comm: Communicator, *, holding
             say(f"structlearn: {prefix}{message}", sys.stderr)
         comm.abort(code)
     return code
+
+
+def _last_seen(run_dir: Path, *, lost: bool) -> str:
+    """A rank that is killed is gone for MPI before it is for the kernel, which first takes its memory back."""
+    until = time.monotonic() + GONE_S
+    while GONE not in (seen := last_seen(run_dir)) and lost and time.monotonic() < until:
+        time.sleep(0.005)
+    return seen
 
 
 def _leaves_run_alone(error: BaseException, run_dir: Path) -> bool:

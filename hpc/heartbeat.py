@@ -15,6 +15,7 @@ from typing import Any, Final
 from hpc.config.folder import LOGS, STATUS, write_atomically
 
 EVERY_S: Final = 5.0
+GONE: Final = "that process is gone"
 
 
 class Heartbeat:
@@ -119,7 +120,5 @@ def _trouble(sign: dict[str, Any]) -> str:
     try:
         state = Path("/proc", str(sign["pid"]), "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return "that process is gone"
-    return {"T": "that process is stopped (SIGSTOP)", "t": "a debugger holds it", "Z": "that process is gone"}.get(
-        state, ""
-    )
+        return GONE
+    return {"T": "that process is stopped (SIGSTOP)", "t": "a debugger holds it", "Z": GONE}.get(state, "")

@@ -135,9 +135,9 @@ def told(kind: str, victim: int, run_dir: Path, errors: str, resumable: bool) ->
         return "structlearn:" not in errors
     who = rf"rank {victim} \([^)]*\)"
     doing = r"(starting|training|evaluating|bringing messages to rest|writing a checkpoint) at step \d+"
-    signalled = "was (ended by a signal|the first to end)"
-    stopped = rf"{who}: {doing}, \d+ s ago; .* is stopped"
-    lost = rf"{who}, last seen {doing}, {signalled}" if kind == "SIGKILL" else stopped
+    ended = rf"{who}, last seen {doing}, was (ended by a signal|the first to end)"
+    trouble = rf"{who}: {doing}, \d+ s ago; that process is"
+    lost = rf"{ended}|{trouble} gone" if kind == "SIGKILL" else rf"{trouble} stopped"
     return bool(re.search(lost, errors)) and again == resumable
 
 

@@ -1,6 +1,12 @@
 """The end of a run that cannot go on: its exit code, its message, its status."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
@@ -53,3 +59,19 @@ def test_what_ends_a_run_decides_whether_it_can_go_on(error, checkpoint, code, s
     assert said.startswith("structlearn: rank 1: ")
     kept = (tmp_path / "logs" / "rank-0001.err").exists()
     assert kept == (not isinstance(error, RunError))  # nobody foresaw it
+
+
+def test_a_rank_that_is_lost_is_gone_for_mpi_a_moment_before_it_is_for_the_kernel(tmp_path, capsys):
+    (tmp_path / "logs").mkdir()
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    for rank, pid in ((0, victim.pid), (1, os.getpid())):
+        sign = {"rank": rank, "pid": pid, "host": socket.gethostname(), "heartbeat": time.time(), "doing": "training"}
+        (tmp_path / "logs" / f"rank-{rank:04d}.json").write_text(json.dumps(sign))
+    later = threading.Timer(0.05, victim.kill)
+    later.start()
+    end_all(GONE, validate({"run_dir": str(tmp_path)}), Leaving(), holding=True)
+    later.join()
+    victim.wait()
+    assert f"rank 0 ({socket.gethostname()}, pid {victim.pid}): training at start, 0 s ago; that process is gone" in (
+        capsys.readouterr().err
+    )
