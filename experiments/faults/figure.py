@@ -109,14 +109,14 @@ def figure(rows: pd.DataFrame, deadline_s: float) -> Figure:
         axes = drawn.subplots(1, 2, sharey=True)
         for place, kind in enumerate(KINDS):
             for part, column in zip(axes, ("detected", "seconds"), strict=True):
-                times = np.sort(made[made.kind == kind][column].dropna().clip(lower=1e-2))
+                times = np.sort(made[made.kind == kind][column].dropna().clip(lower=1e-3))
                 share = (np.arange(len(times)) + 1) / max(len(times), 1)
                 part.step(times, share, where="post", color=PALETTE[place], label=kind)
         for part, text in zip(axes, ("noted in the run folder", "the command has ended"), strict=True):
             part.axvline(deadline_s, color=GREY, linewidth=0.8, label="compute.deadline_s")
-            part.set(xscale="log", xlim=(1e-2, 1e2), xlabel=f"seconds from the fault until {text}")
+            part.set(xscale="log", xlim=(1e-3, 20), xlabel=f"seconds from the fault until {text}")
         axes[0].set(ylabel="share of trials")
-        axes[0].legend(loc="upper left")
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
         return drawn
 
 
