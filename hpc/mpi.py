@@ -36,6 +36,7 @@ _YIELD_S = 1.0  # poll without sleeping for so long: big messages make progress 
 _SLEEP_S, _NAP_S = 1e-3, 2e-4  # between two polls after that; from the start where ranks share cores
 _CORES = 4096  # more than any node has
 _LEAVING_S = 30  # the end of torch takes seconds on a busy machine
+_HEARD_S = 0.2
 _LONGEST_S = 2**31 - 1  # no alarm can be later
 
 
@@ -176,8 +177,10 @@ class Mpi:
     def abort(self, code: int) -> None:
         """MPI_Abort: the launcher ends the other ranks.
 
-        Of the world, not of its copy: over TCP, MPICH 5.0.2 waits in the copy's for ranks that do not answer.
+        Of the world, not of its copy: over TCP, MPICH 5.0.2 waits in the copy's for ranks that do not answer. Its
+        mpiexec ends without reading what this rank has just said, if it has not done so by then.
         """
+        time.sleep(_HEARD_S)
         self._mpi.COMM_WORLD.Abort(code)
 
     def _wait(self, request: Any, what: str) -> None:
