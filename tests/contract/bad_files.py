@@ -119,6 +119,12 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def shorten(path: Path) -> None:
+    """A manifest that ends within a word, the same one every time."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[: text.index("format") + 3], encoding="utf-8")
+
+
 def flip(path: Path) -> None:
     """One bit in the last tensor's bytes."""
     manifest = json.loads(path.with_name("manifest.json").read_text(encoding="utf-8"))["manifest"]

@@ -131,7 +131,7 @@ CHECKPOINTS: Final = [
         ("a bit that flipped", make.flip, "shared.h5", ("shared.h5: tensor", "checksum differs")),
         ("files that are no checkpoints", make.foreign, "shared.h5", ("shared.h5: altered since it was written",)),
         ("a missing file", Path.unlink, "rank-0000.h5", ("rank-0000.h5: missing",)),
-        ("a damaged manifest", make.truncate, "manifest.json", ("manifest.json: not a manifest",)),
+        ("a damaged manifest", make.shorten, "manifest.json", ("manifest.json: not a manifest",)),
         ("a checkpoint of a later version", make.manifest(version=99), "manifest.json", ("version 99",)),
     )
 ] + [
