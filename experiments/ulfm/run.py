@@ -3,12 +3,10 @@
     python experiments/ulfm/run.py [--kills 50]
 
 Runs in an environment with Open MPI. Each run is killed once: a random rank, at a step drawn uniformly from those that
-a rank makes, some milliseconds after it (a rank that others outpace may end before); one in three at what would be the
-last step of an epoch, were all equally fast, so that evaluations, checkpoints and the end of the run are hit as well.
-Every sixth run is left undisturbed, because the machine may be another later. Every row goes into ``results/runs.csv``
-at once; a start of this file goes on where the last one ended. As in ``experiments/sigkill``, every process of the
-machine that names the run folder is counted when the command has returned, for five seconds until there is none; four
-minutes are a hang.
+a rank makes, some milliseconds after it (a rank that others outpace may end before). Every sixth run is left
+undisturbed, because the machine may be another later. Every row goes into ``results/runs.csv`` at once; a start of
+this file goes on where the last one ended. As in ``experiments/sigkill``, every process of the machine that names the
+run folder is counted when the command has returned, for five seconds until there is none; four minutes are a hang.
 """
 
 import argparse
@@ -31,8 +29,7 @@ from jobs.launch import command, environment, find_mpiexec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-RANKS, EPOCHS, STEPS, LATEST_S, HANG_S = 4, 20, 10, 0.05, 240.0
-"""Steps: of a rank, in an epoch."""
+RANKS, STEPS, LATEST_S, HANG_S = 4, 240, 0.05, 240.0
 EVERY = 6
 """Of so many runs, one is left undisturbed."""
 
@@ -104,10 +101,7 @@ def main() -> None:
     for number in count():
         if kills == arguments.kills:
             break
-        at_end, place = draw.random() < 1 / 3, draw.randrange(EPOCHS * STEPS)
-        victim, step, delay_s = draw.randrange(RANKS), place + 1, draw.uniform(0, LATEST_S)
-        if at_end:
-            step += -step % STEPS
+        victim, step, delay_s = draw.randrange(RANKS), draw.randint(1, STEPS), draw.uniform(0, LATEST_S)
         if number < len(done):
             continue
         if number % EVERY == 0:
