@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hpc.config.check import check
 from hpc.config.folder import ended, freeze, read_status, resumable
@@ -18,6 +18,9 @@ from hpc.output import say
 from hpc.signals import StopRequest
 from jobs.launch import check_mpiexec, launch
 from jobs.watch import LocalRanks
+
+ENDING_S: Final = 60.0
+"""How much later than the first the other ranks may end, at least: torch and MPI take seconds on a busy machine."""
 
 
 def train(
@@ -74,11 +77,12 @@ def _train(
     _check_installed(config, ranks or found)
     if ranks is not None and not launched and (ranks > 1 or found > 1):
         tolerant = config.compute.fault_tolerance == "shrink"
+        patience_s = None if tolerant else max(ENDING_S, config.compute.deadline_s)
         check_mpiexec(ranks, tolerant=tolerant)  # complains before there is a folder
         run_dir = freeze(config)
         options = ["--progress", progress, *(["--json"] if as_json else [])]
         program = [sys.executable, "-m", "hpc.rank", str(run_dir), *options]
-        return _launch(ranks, program, run_dir, stop, tolerant=tolerant)
+        return _launch(ranks, program, run_dir, stop, patience_s)
     from hpc.rank import train as train_here  # joins a launcher's ranks: not before the checks
 
     return train_here(config, stop, progress=progress, as_json=as_json)
@@ -106,15 +110,15 @@ def _say_again(run_dir: Path, status: dict[str, Any], said: str, first: str) -> 
         ended(run_dir, status["state"], f"{error}\n{told}", code)
 
 
-def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest, *, tolerant: bool) -> int:
-    """Start the ranks; the documented exit code for how they ended.
+def _launch(ranks: int, program: Sequence[str], run_dir: Path, stop: StopRequest, patience_s: float | None) -> int:
+    """Start the ranks; the documented exit code for how they ended. No patience: they may lose one, and go on.
 
     mpiexec's number alone is not to be trusted: it may be that of a rank that was ended for another's failure, or
     that of a signal (2 for Ctrl-C), or 0 for ranks that it cleaned up. The folder's status says what happened.
     """
     began = time.time()
-    with LocalRanks(run_dir, ranks) as first:
-        code, asked, twice, said = launch(ranks, program, stop, tolerant=tolerant)
+    with LocalRanks(run_dir, ranks, patience_s) as first:
+        code, asked, twice, said = launch(ranks, program, stop, tolerant=patience_s is None)
     status = read_status(run_dir)
     if status.get("heartbeat", 0) >= began:  # what the ranks themselves said comes first
         if "exit_code" in status:

@@ -1,6 +1,7 @@
 """The processes of the local ranks: which ended first, and that none outlives the command that started them."""
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -30,10 +31,11 @@ class LocalRanks:
     Args:
         run_dir: the run's folder: ranks write into it which process they are.
         ranks: how many.
+        patience_s: how much later than the first the others may end; None: ranks that are lost leave the others alone.
     """
 
-    def __init__(self, run_dir: Path, ranks: int) -> None:
-        self._run_dir, self._ranks = run_dir, ranks
+    def __init__(self, run_dir: Path, ranks: int, patience_s: float | None = None) -> None:
+        self._run_dir, self._ranks, self._patience_s = run_dir, ranks, patience_s
         self._began = time.time()
         self._over = threading.Event()
         self._first: list[int] = []
@@ -50,15 +52,18 @@ class LocalRanks:
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
-        for descriptor in self._open:
-            with contextlib.suppress(OSError):  # it has ended
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        self._end()
         until = time.monotonic() + END_S
         for descriptor in self._open:
             ending = select.poll()
             ending.register(descriptor, select.POLLIN)
             ending.poll(1e3 * max(0.0, until - time.monotonic()))
             os.close(descriptor)
+
+    def _end(self) -> None:
+        for descriptor in self._open:
+            with contextlib.suppress(OSError):  # it has ended
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
     def __str__(self) -> str:
         told = [
@@ -69,15 +74,19 @@ class LocalRanks:
         return " or ".join(told) or "a rank"
 
     def _watch(self) -> None:
-        poll = select.poll()
+        poll, late = select.poll(), math.inf
         while not self._over.is_set():
             if len(self._open) < self._ranks:
                 self._look(poll)
+            if time.monotonic() > late:  # mpiexec would wait for ever for one that has stopped
+                self._end()
             if self._first:
                 self._over.wait(LOOK_S)
             else:
                 ended = poll.poll(1e3 * LOOK_S)
                 self._first = sorted(self._open[descriptor] for descriptor, _ in ended)
+                if self._first and self._patience_s is not None:
+                    late = time.monotonic() + self._patience_s
 
     def _look(self, poll: "select.poll") -> None:
         """Open the processes of ranks that have given a sign of life in this start."""

@@ -115,6 +115,23 @@ def test_a_process_of_another_machine_with_the_same_number_is_left_alone(process
 
 
 @linux
+@pytest.mark.parametrize("patience_s", [None, 0.2])
+def test_ranks_that_do_not_end_after_the_first_are_ended_unless_they_may_go_on(
+    patience_s: float | None, processes: Processes, tmp_path: Path
+) -> None:
+    """One that has stopped would keep mpiexec, and so the command, for ever."""
+    with LocalRanks(tmp_path, 3, patience_s):
+        for rank, process in enumerate(processes):
+            sign(tmp_path, rank, process.pid, time.time())
+        processes[1].send_signal(signal.SIGSTOP)
+        settle()
+        assert processes[2].poll() is None
+        processes[0].kill()
+        time.sleep(1.0)
+        assert [process.poll() is None for process in processes[1:]] == [patience_s is None] * 2
+
+
+@linux
 def test_ranks_of_another_command_in_the_same_folder_are_left_alone(tmp_path: Path) -> None:
     """They train there; this command has come too late, and will be told so."""
     program = (
