@@ -20,10 +20,10 @@ from __future__ import annotations
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from structlearn.checks import check_choice
 from structlearn.models.activations import ACTIVATIONS
 from structlearn.models.alexnet import alexnet
 from structlearn.models.base import Net
-from structlearn.models.checks import check_choice
 from structlearn.models.cnn import cnn, cvnn, lenet
 from structlearn.models.densenet import densenet121
 from structlearn.models.googlenet import googlenet

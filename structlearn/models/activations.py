@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 from torch import nn
 
-from structlearn.models.checks import check_choice
+from structlearn.checks import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from structlearn.checks import check_count
 from structlearn.models.activations import activation_layer, growth
 from structlearn.models.base import Net, hidden_linear, initialise, plain_convnet, scaled
-from structlearn.models.checks import Stem, check_count, check_image, map_size, small_images
+from structlearn.models.checks import Stem, check_image, map_size, small_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from structlearn.checks import check_count
 from structlearn.models.activations import activation_layer, gain, growth
-from structlearn.models.checks import check_count, map_size
+from structlearn.models.checks import map_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,39 +5,18 @@ Every message says what was got, what is allowed and what to do.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from itertools import count
-from numbers import Integral
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from structlearn.checks import check_choice, check_count
 
 Stem: TypeAlias = Literal["auto", "cifar", "imagenet"]
 """Which published form of a network to build: for small images, for ImageNet, or whichever fits the image."""
 
 IMAGENET_SIDE = 96
 """The shortest side from which `stem="auto"` takes the ImageNet form."""
-
-
-def check_choice(what: str, given: str, allowed: Iterable[str]) -> None:
-    """Raise ValueError, with the nearest name as a suggestion, unless `given` is among `allowed`."""
-    names = list(allowed)
-    if given in names:
-        return
-    near = get_close_matches(str(given), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"unknown {what} {given!r}{hint}; use one of: {', '.join(names)}")
-
-
-def check_count(what: str, given: int) -> int:
-    """`given`, if it is a whole number of at least 1."""
-    # Integral and not int: sizes also come from numpy.
-    if not isinstance(given, Integral) or isinstance(given, bool) or given < 1:
-        raise ValueError(f"{what} must be a whole number of at least 1, got {given!r}")
-    return int(given)
 
 
 def check_shape(model: str, input_shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from structlearn.checks import check_choice, check_count
 from structlearn.models.base import Net, scaled
-from structlearn.models.checks import check_choice, check_count, check_shape
+from structlearn.models.checks import check_shape
 
 
 class Recurrent(nn.Module):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from structlearn.checks import check_count
 from structlearn.models.base import Net, hidden_linear, initialise, scaled
-from structlearn.models.checks import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,47 @@
+"""Alrao, "all learning rates at once": every unit has a random learning rate, so that none is tuned (W ch. 2).
+
+`Alrao` gives any network K output layers, mixed by the switch; `SGD` and `Adam` give each of its units a rate of its
+own. :func:`adopt` does both::
+
+    net, optimizer = adopt(net)
+    net.loss(net(x), y).backward()
+    optimizer.step()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from structlearn.alrao.adam import Adam as Adam
+from structlearn.alrao.heads import Heads as Heads
+from structlearn.alrao.network import Alrao as Alrao
+from structlearn.alrao.rates import draw as draw
+from structlearn.alrao.rates import grid as grid
+from structlearn.alrao.sgd import SGD as SGD
+from structlearn.alrao.switch import Switch as Switch
+from structlearn.checks import check_choice
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from structlearn.alrao.losses import Task as Task
+    from structlearn.alrao.optimizer import PerUnit as PerUnit
+
+OPTIMIZERS: Final = {"sgd": SGD, "adam": Adam}
+
+
+def adopt(
+    model: nn.Module, *, optimizer: str = "sgd", task: Task = "classification", heads: int = 10, **options: Any
+) -> tuple[Alrao, PerUnit]:
+    """A network's Alrao version and its optimiser.
+
+    Args:
+        model: As :class:`Alrao` says; it is taken over.
+        optimizer: "sgd" or "adam".
+        task: "classification" or "regression".
+        heads: Copies of the output layer.
+        **options: The optimiser's: `lr_min`, `lr_max`, `momentum`, `weight_decay`, ...
+    """
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    network = Alrao(model, task=task, heads=heads)
+    return network, OPTIMIZERS[optimizer](network, **options)

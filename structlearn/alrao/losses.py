@@ -1,0 +1,87 @@
+"""The loss of a mixture of heads, with the gradients of the mixture and of each head's own loss in closed form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Task = Literal["classification", "regression"]
+
+
+def mixture_loss(task: Task, outputs: Tensor, targets: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
+    """(-mean log of the mixture, [K] mean log-likelihood of an example under each head).
+
+    With r_j the responsibility a_j p_j / sum_i a_i p_i of head j for an example, the gradient of the mixture's loss
+    with respect to head j's answer is r_j times that of the head's own loss: so both come from the same numbers. A head
+    whose answers are not finite takes no part.
+
+    Args:
+        task: "classification": answers are logits, targets the right classes (int64). "regression": a head is a normal
+            distribution with its answer as mean and variance 1, the density taken over all outputs together.
+        outputs: [2, K, N, C], as :class:`structlearn.alrao.heads.Heads` gives them: the mixture's gradient is that of
+            the first half, the heads' own that of the second. Without gradients [1, K, N, C] will do.
+        targets: [N], or [N, C] for regression.
+        posterior: [K], the log weight of each head; -inf: it takes no part.
+    """
+    kind = _Classes if task == "classification" else _Gaussians
+    loss, likelihoods = kind.apply(outputs, targets, posterior)  # type: ignore[no-untyped-call]
+    return loss, likelihoods
+
+
+class _Classes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, targets: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
+        """Softmax and one right class."""
+        log_p = outputs[0].log_softmax(-1)
+        right = targets.expand(len(log_p), -1).unsqueeze(-1)
+        loss, likelihoods, shares, usable = _mix(log_p.gather(-1, right).squeeze(-1), posterior)
+        if ctx.needs_input_grad[0]:
+            own = log_p.exp_()
+            own.scatter_add_(-1, right, own.new_full((), -1.0).expand(right.shape))
+            _keep(ctx, own, shares, usable)
+        ctx.mark_non_differentiable(likelihoods)
+        return loss, likelihoods
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.saved_tensors[0] * gradients[0], None, None
+
+
+class _Gaussians(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, targets: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
+        """Normal densities of variance 1 around each answer."""
+        errors = outputs[0] - targets
+        log_p = -0.5 * errors.square().sum(-1) - 0.5 * errors.shape[-1] * math.log(2 * math.pi)
+        loss, likelihoods, shares, usable = _mix(log_p, posterior)
+        if ctx.needs_input_grad[0]:
+            _keep(ctx, errors, shares, usable)
+        ctx.mark_non_differentiable(likelihoods)
+        return loss, likelihoods
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.saved_tensors[0] * gradients[0], None, None
+
+
+def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(loss, mean log-likelihoods [K], responsibilities [K, N], who takes part [K]) from log-likelihoods [K, N].
+
+    If no head's are finite the trouble is not theirs, and the loss says so.
+    """
+    likelihoods = log_p.mean(1)
+    finite = likelihoods.isfinite() & (posterior > -math.inf)
+    usable = finite | ~finite.any()
+    weights = posterior.to(log_p.dtype).masked_fill(~usable, -math.inf).log_softmax(0)
+    joint = log_p.masked_fill(~usable[:, None], 0.0) + weights[:, None]
+    total = joint.logsumexp(0)
+    return -total.mean(), likelihoods, (joint - total).exp_(), usable
+
+
+def _keep(ctx: Any, own: Tensor, shares: Tensor, usable: Tensor) -> None:
+    """Save both gradients of the mean loss: the mixture's, and each head's own."""
+    own.masked_fill_(~usable[:, None, None], 0.0).div_(own.shape[1])
+    ctx.save_for_backward(torch.stack([own * shares.unsqueeze(-1), own]))

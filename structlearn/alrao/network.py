@@ -1,0 +1,205 @@
+"""A network with K output layers, mixed by the switch."""
+
+from __future__ import annotations
+
+import copy
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from structlearn.alrao.heads import Heads
+from structlearn.alrao.losses import Task, mixture_loss
+from structlearn.alrao.switch import Switch
+from structlearn.checks import check_choice
+from structlearn.flow import last_layer
+
+
+class Alrao(nn.Module):
+    """A network whose output layer stands there K times, each copy with a learning rate of its own (W 2.4.2).
+
+    What it answers is the mixture of its heads, each weighted by how far the switch trusts it. In a training loop::
+
+        net = Alrao(net)
+        optimizer = SGD(net)                      # of structlearn.alrao
+        for x, y in batches:
+            net.loss(net(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        net.eval()
+        net(x)                                    # log-probabilities (batch, C)
+        plain = net.best()                        # the network as it was, with its best head
+
+    The optimisers of this package call :meth:`update` after each step; with another one, call it yourself.
+
+    Args:
+        model: Any network whose answer comes from a linear layer or a 1x1 convolution. It is taken over: the output
+            layer is replaced within it. Its first axis is the batch, and what follows the output layer (pooling,
+            reshaping) treats the batch's examples apart.
+        task: "classification" (the loss is cross-entropy) or "regression" (normal densities of variance 1).
+        heads: K.
+        head: The output layer's name within the model; by default it is found.
+        theta: As :class:`Switch` says.
+        per: As :class:`Switch` says.
+        same: Start all heads alike, where they are else drawn one by one.
+
+    Raises:
+        ValueError: there is no such output layer, or its weights are shared with another layer.
+    """
+
+    _evidence: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        task: Task = "classification",
+        heads: int = 10,
+        head: str | None = None,
+        theta: float = 0.999,
+        per: Literal["batch", "example"] = "batch",
+        same: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice("task", task, ("classification", "regression"))
+        self.task: Task = task
+        self.head, layer = _output_layer(model, head)
+        self.model = model
+        new = Heads(layer, heads, same=same).to(layer.weight)
+        new.train(layer.training)
+        parent, _, leaf = self.head.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, new)
+        self.switch = Switch(heads, theta=theta, per=per).to(layer.weight.device)
+        self.register_buffer("_evidence", torch.zeros(heads + 1, dtype=torch.float64), persistent=False)
+        self._evidence = self._evidence.to(layer.weight.device)
+        self._observed = False
+        self.train(model.training)
+
+    @property
+    def heads(self) -> Heads:
+        """The output layers."""
+        heads = self.model.get_submodule(self.head)
+        assert isinstance(heads, Heads)
+        return heads
+
+    @property
+    def evidence(self) -> Tensor:
+        """[K + 1], float64: sums of log-likelihoods since the last update, and of how many examples.
+
+        Ranks that train one network in step add theirs up before :meth:`update`.
+        """
+        return self._evidence
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In evaluation the prediction, as :meth:`predict`; in training all heads' answers, for :meth:`loss`.
+
+        Those are (2, K, batch, ...): gradients with respect to the first half reach the features, with respect to the
+        second the heads' own weights (:class:`Heads`). Without gradients (1, K, batch, ...).
+        """
+        stacked = self.model(x)
+        if not isinstance(stacked, Tensor) or stacked.shape[0] % (self.switch.count * x.shape[0]):
+            got = f"shape {tuple(stacked.shape)}" if isinstance(stacked, Tensor) else type(stacked).__name__
+            raise ValueError(
+                f"the network answers {x.shape[0]} examples with {got}; Alrao needs one tensor whose first axis is the "
+                f"batch, each example treated apart from the output layer on"
+            )
+        outputs = stacked.unflatten(0, (-1, self.switch.count, x.shape[0]))
+        return outputs if self.training else self.predict(outputs)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean negative log of the mixture; its backward gives all gradients of W Alg. 1.
+
+        Args:
+            outputs: What training's forward gave, or a part of it: (2, K, ...), with the examples' axes next.
+            targets: Classes (...), int64, or for regression the values, shaped as an answer. Several places of an
+                example (a sequence) count as so many examples.
+        """
+        outputs, targets = self._flat(outputs, targets)
+        loss, likelihoods = mixture_loss(self.task, outputs, targets, self.switch.posterior())
+        if self.training and outputs.requires_grad:
+            with torch.no_grad():
+                self._evidence[:-1].add_(likelihoods, alpha=outputs.shape[2])
+                self._evidence[-1:].add_(outputs.shape[2])
+            self._observed = True
+        return loss
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The mixture's answer: log-probabilities, or the mean; (batch, ...) from (times, K, batch, ...)."""
+        posterior = self.switch.posterior()
+        own = outputs[0]
+        log_a = posterior.to(own.dtype).view(-1, *[1] * (own.dim() - 1))
+        own = own.masked_fill(log_a == -torch.inf, 0.0)  # a lost head may answer nan
+        if self.task == "regression":
+            return (own * log_a.exp()).sum(0)
+        return (own.log_softmax(self._class_axis(own.dim())) + log_a).logsumexp(0)
+
+    def update(self) -> None:
+        """Let the switch see what the heads said since the last update. Nothing happens if they said nothing."""
+        if not self._observed:
+            return
+        self.switch.update(self._evidence[:-1] / self._evidence[-1], self._evidence[-1])
+        self._evidence.zero_()
+        self._observed = False
+
+    def drop(self) -> None:
+        """Trust nobody but the best head from here on (W 2.9.2)."""
+        best = self.switch.posterior().argmax()
+        places = torch.arange(self.switch.count, device=best.device)
+        self.switch.alive.copy_(places == best)
+
+    def best(self) -> nn.Module:
+        """The plain network, with the head that the switch trusts most as its output layer: a copy."""
+        plain = copy.deepcopy(self.model)
+        parent, _, leaf = self.head.rpartition(".")
+        layer = self.heads.plain(int(self.switch.posterior().argmax()))
+        setattr(plain.get_submodule(parent), leaf, layer.train(self.training))
+        return plain
+
+    def _class_axis(self, dim: int) -> int:
+        """Where the classes are in (K, batch, ...): torch has them second for images, our sequences have them last."""
+        return 2 if self.heads.convolution else dim - 1
+
+    def _flat(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(times, K, N, C) and (N) or (N, C)."""
+        times, count, *shape = outputs.shape
+        if self.task == "classification":
+            outputs = outputs.movedim(self._class_axis(outputs.dim() - 1) + 1, -1)
+            wanted = list(outputs.shape[2:-1])
+        else:
+            if len(shape) == 1:
+                outputs, targets = outputs.unsqueeze(-1), targets.unsqueeze(-1)
+            wanted = list(outputs.shape[2:])
+        if list(targets.shape) != wanted:
+            raise ValueError(
+                f"the targets have the shape {tuple(targets.shape)}, but the answers {tuple(shape)} for {self.task} "
+                f"need {tuple(wanted)}"
+            )
+        examples = prod(outputs.shape[2:-1])
+        flat = outputs.reshape(times, count, examples, outputs.shape[-1])
+        return flat, targets.reshape(examples, *[-1] * (self.task == "regression"))
+
+
+def _output_layer(model: nn.Module, name: str | None) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """The name of the output layer, and the layer."""
+    found = name if name is not None else last_layer(model, (nn.Linear, nn.Conv2d))
+    layers = dict(model.named_modules())
+    layer = layers.get(found or "")
+    if not found or not (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _small(layer))):
+        raise ValueError(
+            f"the output layer must be a Linear or a 1x1 Conv2d inside the network, got "
+            f"{f'{found}: {type(layer).__name__}' if found else 'a network in which none was found'}; "
+            f"name it: head='classifier.6', say"
+        )
+    for other, parameter in model.named_parameters(remove_duplicate=False):
+        if any(parameter is mine for mine in layer.parameters()) and not other.startswith(f"{found}."):
+            raise ValueError(
+                f"the output layer {found} shares its weights with {other}, but Alrao copies it; give it weights of "
+                f"its own"
+            )
+    return found, layer
+
+
+def _small(layer: nn.Conv2d) -> bool:
+    """Is it a linear layer at each place?"""
+    return layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1

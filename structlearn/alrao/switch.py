@@ -1,0 +1,82 @@
+"""The switch distribution: which of several predictors to trust, where the best one changes over time."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from structlearn.checks import check_count, check_share
+
+
+class Switch(nn.Module):
+    """A Bayesian posterior over K predictors that may take over from each other (W 2.9.1; van Erven and others 2007).
+
+    It is a posterior over *sequences* of predictors: the first is drawn evenly; each step t = 1, 2, ... may change it
+    with probability 1/(t+1), to one drawn evenly; after the first draw and after each change, this was the last one
+    with probability 1 - theta. Kept as log weights [2, K]: row 0 those who may change again, row 1 those who will not.
+    W's prior for the number of changes is printed unnormalised; this recursion is van Erven's, as in the authors' code.
+
+    Everything is on the device: an update waits for nothing. float64, because the weights of those who will not change
+    grow by 1e-8 of themselves a step, which float32 would drop.
+
+    Args:
+        count: K.
+        theta: The chance that one more change comes.
+        per: What a step is. "batch": the mean log-likelihood of a mini-batch counts as one observation (the authors'
+            code); "example": its sum counts, which reacts about as many times faster as a batch has examples.
+
+    Attributes:
+        logw: [2, K], normalised.
+        alive: [K], bool: a predictor that was not finite once is never trusted again.
+        steps: Updates so far.
+    """
+
+    logw: Tensor
+    alive: Tensor
+    steps: Tensor
+    _refill: Tensor
+
+    def __init__(self, count: int, *, theta: float = 0.999, per: Literal["batch", "example"] = "batch") -> None:
+        super().__init__()
+        self.count, self.theta, self.per = check_count("heads", count), check_share("theta", theta), per
+        if per not in {"batch", "example"}:
+            raise ValueError(f"per: got {per!r}; allowed: 'batch' or 'example'")
+        refill = torch.tensor([[math.log(theta)], [math.log1p(-theta)]], dtype=torch.float64) - math.log(count)
+        self.register_buffer("_refill", refill, persistent=False)
+        self.register_buffer("logw", refill.repeat(1, count))
+        self.register_buffer("alive", torch.ones(count, dtype=torch.bool))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def posterior(self) -> Tensor:
+        """The log probability of each predictor, [K], float64; -inf for one that is lost. Normalised."""
+        return self._only_alive(self.logw.logsumexp(0)).log_softmax(0)
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, examples: Tensor) -> None:
+        """Take what each predictor said before it was updated.
+
+        A predictor whose likelihood is not finite is lost, unless that is so of all that are left: then the trouble is
+        not theirs, and the step says nothing.
+
+        Args:
+            mean: [K], the mean log-likelihood of an example under each.
+            examples: How many there were, a scalar.
+        """
+        finite = mean.isfinite() & self.alive
+        spoilt = ~finite.any()
+        self.alive.logical_and_(finite | spoilt)
+        if self.count == 1:
+            return
+        evidence = (mean if self.per == "batch" else mean * examples).masked_fill(spoilt, 0.0)
+        time = self.steps.add_(1).double()
+        logw = self._only_alive(self.logw + evidence)
+        pool = logw[0].logsumexp(0) - (time + 1).log()  # those who change now
+        stay = torch.stack([-(1 / time).log1p(), torch.zeros_like(time)])[:, None]  # ln(1 - 1/(t+1)), and ln 1
+        logw = self._only_alive(torch.logaddexp(logw + stay, self._refill + pool))
+        self.logw.copy_(logw - logw.logsumexp((0, 1)))
+
+    def _only_alive(self, log_weights: Tensor) -> Tensor:
+        return log_weights.masked_fill(~self.alive, -math.inf)
