@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structlearn.alrao.optimizer import Chunk, PerUnit
+from structlearn.alrao.optimizer import PerUnit
 from structlearn.checks import check_share
 
 
@@ -28,6 +28,8 @@ class Adam(PerUnit):
         seed: Of the draw of rates.
     """
 
+    averages = ("exp_avg", "exp_avg_sq")
+
     def __init__(
         self,
         network: nn.Module,
@@ -45,27 +47,27 @@ class Adam(PerUnit):
         defaults = {"betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(network, defaults, lr_min=lr_min, lr_max=lr_max, frozen=frozen, seed=seed)
 
-    def _directions(self, group: dict[str, Any], chunk: Chunk) -> tuple[list[Tensor], list[list[Tensor]], float]:
+    def _directions(
+        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]
+    ) -> tuple[list[Tensor], float]:
         first, second = group["betas"]
-        gradients = chunk.gradients
         if group["weight_decay"]:
-            gradients = list(torch._foreach_add(gradients, chunk.parameters, alpha=group["weight_decay"]))  # noqa: SLF001
-        means, squares = self._averages(chunk, "exp_avg"), self._averages(chunk, "exp_avg_sq")
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+        means, squares = self._average(parameters, "exp_avg"), self._average(parameters, "exp_avg_sq")
         torch._foreach_lerp_(means, gradients, 1 - first)
         torch._foreach_mul_(squares, second)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
-        counts = self._count(chunk)
-        roots = torch._foreach_sqrt(squares)  # noqa: SLF001
-        torch._foreach_div_(roots, [(1 - second**count) ** 0.5 for count in counts])
-        torch._foreach_add_(roots, group["eps"])
-        directions = torch._foreach_div(means, roots)  # noqa: SLF001
-        torch._foreach_div_(directions, [1 - first**count for count in counts])
-        return list(directions), [means, squares], 1.0
+        counts = self._count(parameters)
+        directions = torch._foreach_sqrt(squares)
+        # m / (1 - first^t) / (sqrt(s / (1 - second^t)) + eps), with the first divisor moved into the second
+        torch._foreach_mul_(directions, [(1 - first**count) / (1 - second**count) ** 0.5 for count in counts])
+        torch._foreach_add_(directions, [group["eps"] * (1 - first**count) for count in counts])
+        torch._foreach_reciprocal_(directions)
+        torch._foreach_mul_(directions, means)
+        return list(directions), 1.0
 
-    def _count(self, chunk: Chunk) -> list[float]:
-        """The steps of each parameter, this one included: on the host, as in torch."""
-        for parameter in chunk.parameters:
-            self.state[parameter].setdefault("step", torch.zeros(()))
-        counts = [self.state[parameter]["step"] for parameter in chunk.parameters]
+    def _count(self, parameters: list[Tensor]) -> list[float]:
+        """The steps of each parameter, this one included: counted on the host, as in torch."""
+        counts = [self.state[parameter].setdefault("step", torch.zeros(())) for parameter in parameters]
         torch._foreach_add_(counts, 1.0)
-        return [count.item() for count in counts]
+        return [float(count.numpy()) for count in counts]

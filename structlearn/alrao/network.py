@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from math import prod
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from structlearn.alrao.losses import Task, mixture_loss
 from structlearn.alrao.switch import Switch
 from structlearn.checks import check_choice
 from structlearn.flow import last_layer
+
+BOUND: Final = 1e4
+"""A loss so many times that of knowing nothing is no loss that training goes through."""
 
 
 class Alrao(nn.Module):
@@ -71,7 +75,7 @@ class Alrao(nn.Module):
         parent, _, leaf = self.head.rpartition(".")
         setattr(model.get_submodule(parent), leaf, new)
         self.switch = Switch(heads, theta=theta, per=per).to(layer.weight.device)
-        self.register_buffer("_evidence", torch.zeros(heads + 1, dtype=torch.float64), persistent=False)
+        self.register_buffer("_evidence", torch.zeros(heads + 2, dtype=torch.float64), persistent=False)
         self._evidence = self._evidence.to(layer.weight.device)
         self._observed = False
         self.train(model.training)
@@ -85,9 +89,10 @@ class Alrao(nn.Module):
 
     @property
     def evidence(self) -> Tensor:
-        """[K + 1], float64: sums of log-likelihoods since the last update, and of how many examples.
+        """[K + 2], float64: what has been seen since the last update, as sums that ranks in step add up before it.
 
-        Ranks that train one network in step add theirs up before :meth:`update`.
+        The examples' log-likelihoods under each head; the examples; the losses beyond all bounds: not finite, or BOUND
+        times that of knowing nothing (all classes alike; the answer 0).
         """
         return self._evidence
 
@@ -110,6 +115,8 @@ class Alrao(nn.Module):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean negative log of the mixture; its backward gives all gradients of W Alg. 1.
 
+        A loss beyond all bounds is given as the bound, so that one such step does not make a mean useless.
+
         Args:
             outputs: What training's forward gave, or a part of it: (2, K, ...), with the examples' axes next.
             targets: Classes (...), int64, or for regression the values, shaped as an answer. Several places of an
@@ -118,10 +125,13 @@ class Alrao(nn.Module):
         outputs, targets = self._flat(outputs, targets)
         loss, likelihoods = mixture_loss(self.task, outputs, targets, self.switch.posterior())
         if self.training and outputs.requires_grad:
+            count = outputs.shape[2]
             with torch.no_grad():
-                self._evidence[:-1].add_(likelihoods, alpha=outputs.shape[2])
-                self._evidence[-1:].add_(outputs.shape[2])
+                bound = self._bound(outputs, targets)
+                seen = torch.cat([likelihoods * count, torch.stack([torch.full_like(bound, count), ~(loss < bound)])])
+                self._evidence.add_(seen)
             self._observed = True
+            loss.data.nan_to_num_(nan=torch.inf).clamp_(max=bound)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -138,7 +148,8 @@ class Alrao(nn.Module):
         """Let the switch see what the heads said since the last update. Nothing happens if they said nothing."""
         if not self._observed:
             return
-        self.switch.update(self._evidence[:-1] / self._evidence[-1], self._evidence[-1])
+        *_, examples, strange = self._evidence
+        self.switch.update(self._evidence[:-2] / examples, examples, strange > 0)
         self._evidence.zero_()
         self._observed = False
 
@@ -155,6 +166,12 @@ class Alrao(nn.Module):
         layer = self.heads.plain(int(self.switch.posterior().argmax()))
         setattr(plain.get_submodule(parent), leaf, layer.train(self.training))
         return plain
+
+    def _bound(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """BOUND times the loss of knowing nothing, a scalar."""
+        if self.task == "classification":
+            return outputs.new_full((), BOUND * math.log(max(2, outputs.shape[-1])))
+        return BOUND * (1 + 0.5 * targets.square().sum(-1).mean())
 
     def _class_axis(self, dim: int) -> int:
         """Where the classes are in (K, batch, ...): torch has them second for images, our sequences have them last."""

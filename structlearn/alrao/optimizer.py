@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -17,27 +15,10 @@ from structlearn.alrao.rates import draw, grid
 from structlearn.units import largest, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-LIMIT: Final = 1e6
-"""A unit that would move by this much or more in one step is lost. Below it weights multiply through several layers
-without leaving float32; behind a BatchNorm, which makes any scale do, rates of 1e7 still move less."""
-
-CHUNK: Final = 2**19
-"""Numbers that are updated together on a CPU: they stay in its cache between the operations of a step."""
-
-
-@dataclass
-class Chunk:
-    """Parameters that are updated together."""
-
-    names: list[str]
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-    rates: list[Tensor]
-    """For each, the rates of its units, in a shape that broadcasts to it."""
-    top: Tensor
-    """The largest rate of each."""
+LIMIT: Final = 1e3
+"""Where the loss is beyond all bounds, a unit with a weight of this size or more is why."""
 
 
 class PerUnit(Optimizer):
@@ -47,10 +28,12 @@ class PerUnit(Optimizer):
     :func:`structlearn.units.units`; ``lr`` is a factor on all of them, 1 at the start, so that any learning-rate
     schedule multiplies them all. A head of :class:`Alrao` is one unit; heads have their rates from a grid.
 
-    A unit whose step would be LIMIT or more is *lost*: its parameters become 0 and its rate, too, and ``lost`` counts
-    it. So it cannot spoil the units that are fed by it. Where a gradient is not finite the unit makes no step. On a CPU
-    this costs one reading of the step's numbers; on other devices, where to look at a number would be to wait for it,
-    it is done without looking.
+    For an :class:`Alrao` network, a unit that explodes does not spoil the others. It shows in the next loss: where that
+    is beyond all bounds (:attr:`Alrao.evidence`), the gradients, which it has spoilt, count as zero, and every unit with
+    a weight of LIMIT or more, or one that is no number, is *lost*: its parameters become 0, and its rate. (To watch the
+    weights themselves takes one more pass through them, 0.6 of a whole step without momentum.) On a CPU the loss is a
+    number at hand; elsewhere, where to look at it would be to wait for it, the gradients are zeroed without looking,
+    and the units seen to when the number has come.
 
     Args:
         network: Any network; for one that is an :class:`Alrao` a step also updates its switch.
@@ -63,6 +46,9 @@ class PerUnit(Optimizer):
     Raises:
         ValueError: an argument is out of its range, or the network has nothing to train.
     """
+
+    averages: tuple[str, ...] = ()
+    """The names of the running averages in the state."""
 
     def __init__(
         self,
@@ -85,12 +71,13 @@ class PerUnit(Optimizer):
                 rates[torch.tensor(table.layers[name])] = grid(module.count, lr_min, lr_max)
         self.layers = dict(table.layers)
         """The numbers of each layer's units."""
-        self._network, self._table, self._names = network, table, list(named)
+        self._network = network if isinstance(network, Alrao) else None
+        self._table, self._names = table, list(named)
         self._index = [table.index[name].to(device) for name in named]
+        self._late: Late | None = Late() if device.type == "cuda" else None
         lost = torch.zeros(len(rates), dtype=torch.bool, device=device)
-        super().__init__(
-            [{"params": list(named.values()), "rates": rates.to(device), "lost": lost}], {"lr": 1.0, **defaults}
-        )
+        group = {"params": list(named.values()), "rates": rates.to(device), "lost": lost}
+        super().__init__([group], {"lr": 1.0, **defaults})
         self._spread()
 
     @torch.no_grad()
@@ -101,18 +88,26 @@ class PerUnit(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         (group,) = self.param_groups
-        for chunk in self._chunks(group):
-            directions, carried, size = self._directions(group, chunk)
-            size *= float(group["lr"])
-            self._guard(group, chunk, directions, carried, size)
-            torch._foreach_addcmul_(chunk.parameters, directions, chunk.rates, value=-size)
-        if isinstance(self._network, Alrao):
+        places = [place for place, parameter in enumerate(group["params"]) if parameter.grad is not None]
+        parameters = [group["params"][place] for place in places]
+        gradients = [parameter.grad for parameter in parameters]
+        if any(gradient.is_sparse for gradient in gradients):
+            raise RuntimeError("Alrao takes dense gradients only; make the embedding with sparse=False")
+        if self._network is not None:
+            self._look_after(self._network, gradients)
+        if parameters:
+            directions, factor = self._directions(group, parameters, gradients)
+            rates = [self._rates[place] for place in places]
+            torch._foreach_addcmul_(parameters, directions, rates, value=-factor * float(group["lr"]))
+        if self._network is not None:
             self._network.update()
         return loss
 
     @abstractmethod
-    def _directions(self, group: dict[str, Any], chunk: Chunk) -> tuple[list[Tensor], list[list[Tensor]], float]:
-        """(where each parameter goes, what is carried to the next step, a factor): p -= factor lr rate direction."""
+    def _directions(
+        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]
+    ) -> tuple[list[Tensor], float]:
+        """(directions, a factor on all of them): a parameter p becomes p - factor lr rate direction."""
 
     @property
     def rates(self) -> dict[str, Tensor]:
@@ -122,7 +117,7 @@ class PerUnit(Optimizer):
 
     @property
     def lost(self) -> Tensor:
-        """How many units are lost: a scalar, where the parameters are."""
+        """How many units are lost, heads among them: a scalar, where the parameters are."""
         (group,) = self.param_groups
         count: Tensor = group["lost"].sum()
         return count
@@ -144,72 +139,82 @@ class PerUnit(Optimizer):
         self._spread()
 
     def _spread(self) -> None:
-        """For each parameter, the rates of its units in its shape (as far as they differ), and the largest."""
+        """For each parameter, the rates of its units, in a shape that broadcasts to its own."""
         (group,) = self.param_groups
         self._rates = [group["rates"][index] for index in self._index]
-        self._top = torch.stack([rates.max() for rates in self._rates])
 
-    def _chunks(self, group: dict[str, Any]) -> Iterator[Chunk]:
-        """The parameters that have gradients, on a CPU a few at a time."""
-        chosen, count = list[int](), 0
-        whole = math.inf if group["rates"].device.type != "cpu" else CHUNK
-        for place, parameter in enumerate(group["params"]):
-            if parameter.grad is None:
-                continue
-            if parameter.grad.is_sparse:
-                raise RuntimeError("Alrao's optimisers take dense gradients only; make the embedding with sparse=False")
-            if chosen and count + parameter.numel() > whole:
-                yield self._chunk(group, chosen)
-                chosen, count = [], 0
-            chosen.append(place)
-            count += parameter.numel()
-        if chosen:
-            yield self._chunk(group, chosen)
-
-    def _chunk(self, group: dict[str, Any], places: list[int]) -> Chunk:
-        parameters = [group["params"][place] for place in places]
-        return Chunk(
-            names=[self._names[place] for place in places],
-            parameters=parameters,
-            gradients=[parameter.grad for parameter in parameters],
-            rates=[self._rates[place] for place in places],
-            top=self._top[places[0] : places[-1] + 1] if places[-1] - places[0] < len(places) else self._top[places],
-        )
-
-    def _averages(self, chunk: Chunk, name: str) -> list[Tensor]:
-        """A running average of each parameter, from zero."""
-        for parameter in chunk.parameters:
-            state = self.state[parameter]
-            if name not in state:
-                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return [self.state[parameter][name] for parameter in chunk.parameters]
+    def _average(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        """A running average of each parameter's, from zero."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return [self.state[parameter][name] for parameter in parameters]
 
     # --- units that are lost ---------------------------------------------------------------------------
 
-    def _guard(
-        self, group: dict[str, Any], chunk: Chunk, directions: list[Tensor], carried: list[list[Tensor]], size: float
-    ) -> None:
-        """See to it that no step is LIMIT or more, or not finite."""
-        norms = torch.stack(torch._foreach_norm(directions, math.inf))  # noqa: SLF001
-        fine = (norms * chunk.top * size < LIMIT).all()
-        if fine.device.type == "cpu" and fine:
+    def _look_after(self, network: Alrao, gradients: list[Tensor]) -> None:
+        """Before a step: was the loss beyond all bounds, and is a head lost?"""
+        (group,) = self.param_groups
+        heads = self.layers[f"model.{network.head}"]
+        known = group["lost"][heads.start : heads.stop]
+        dead = ~network.switch.alive & ~known
+        if self._late is None:
+            if network.evidence.numpy()[-1] > 0:
+                torch._foreach_zero_(gradients)
+                self._lose(self._exploded())
+            elif dead.numpy().any():
+                self._lose(self._at(heads, dead))
             return
-        lost = torch.zeros_like(group["rates"])
-        for place, name in enumerate(chunk.names):
-            parameter, rates = chunk.parameters[place], chunk.rates[place]
-            top = largest(self._table, name, directions[place])
-            broken = ~top.isfinite()
+        strange = network.evidence[-1] > 0
+        for gradient in gradients:
+            gradient.masked_fill_(strange, 0.0)
+        for happened in self._late.seen(torch.stack([strange, dead.any()])):
+            self._lose(self._exploded() if happened[0] else self._at(heads, dead))
+
+    def _at(self, numbers: range, which: Tensor) -> Tensor:
+        """[units], bool: true for those of a layer's units."""
+        (group,) = self.param_groups
+        chosen = torch.zeros_like(group["lost"])
+        chosen[numbers.start : numbers.stop] = which
+        return chosen
+
+    def _exploded(self) -> Tensor:
+        """[units], bool: does a unit have a weight of LIMIT or more, or one that is no number?"""
+        (group,) = self.param_groups
+        counts = torch.zeros_like(group["rates"])
+        for name, parameter, index in zip(self._names, group["params"], self._index, strict=True):
             beyond = ~(largest(self._table, name, parameter) < LIMIT)
-            gone = torch.where(broken, beyond, top * rates * size >= LIMIT)
-            for values in (directions[place], *(each[place] for each in carried)):
-                values.masked_fill_(broken | gone, 0.0)
-            parameter.masked_fill_(gone, 0.0)
-            index = self._index[self._names.index(name)]
-            lost.index_add_(0, index.flatten(), gone.flatten().to(lost.dtype))
-        group["lost"].logical_or_(lost > 0)
-        group["rates"].masked_fill_(group["lost"], 0.0)
-        for parts, index in zip(self._rates, self._index, strict=True):
-            parts.copy_(group["rates"][index])
-        if isinstance(self._network, Alrao):
+            counts.index_add_(0, index.flatten(), beyond.flatten().to(counts.dtype))
+        return counts > 0
+
+    def _lose(self, units: Tensor) -> None:
+        """Give up these units, [units], bool."""
+        (group,) = self.param_groups
+        group["lost"].logical_or_(units)
+        group["rates"].masked_fill_(units, 0.0)
+        for place, (parameter, index) in enumerate(zip(group["params"], self._index, strict=True)):
+            gone = units[index]
+            kept = [self.state[parameter][name] for name in self.averages if name in self.state[parameter]]
+            for values in (parameter, *kept):
+                values.masked_fill_(gone, 0.0)
+            self._rates[place].masked_fill_(gone, 0.0)
+        if self._network is not None:
             heads = self.layers[f"model.{self._network.head}"]
-            self._network.switch.alive.logical_and_(~group["lost"][heads.start : heads.stop])
+            self._network.switch.alive.logical_and_(~units[heads.start : heads.stop])
+
+
+class Late:
+    """Reads numbers of a CUDA device some steps later, when they have come by themselves."""
+
+    def __init__(self) -> None:
+        self._under_way: list[tuple[Any, Tensor]] = []
+
+    def seen(self, flags: Tensor) -> list[list[bool]]:
+        """Send for these flags; those sent for before that have come and of which one is true."""
+        there = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+        there.copy_(flags, non_blocking=True)
+        self._under_way.append((torch.cuda.current_stream(flags.device).record_event(), there))
+        come = []
+        while self._under_way and self._under_way[0][0].query():
+            come.append(self._under_way.pop(0)[1].tolist())
+        return [happened for happened in come if any(happened)][-1:]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structlearn.alrao.optimizer import Chunk, PerUnit
+from structlearn.alrao.optimizer import PerUnit
 from structlearn.checks import check_share
 
 
@@ -29,6 +29,8 @@ class SGD(PerUnit):
         seed: Of the draw of rates.
     """
 
+    averages = ("momentum_buffer",)
+
     def __init__(
         self,
         network: nn.Module,
@@ -47,14 +49,16 @@ class SGD(PerUnit):
         defaults = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
         super().__init__(network, defaults, lr_min=lr_min, lr_max=lr_max, frozen=frozen, seed=seed)
 
-    def _directions(self, group: dict[str, Any], chunk: Chunk) -> tuple[list[Tensor], list[list[Tensor]], float]:
-        gradients, momentum = chunk.gradients, group["momentum"]
+    def _directions(
+        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]
+    ) -> tuple[list[Tensor], float]:
+        momentum = group["momentum"]
         if group["weight_decay"]:
-            gradients = list(torch._foreach_add(gradients, chunk.parameters, alpha=group["weight_decay"]))  # noqa: SLF001
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         if not momentum:
-            return gradients, [], 1.0
-        means = self._averages(chunk, "momentum_buffer")
+            return gradients, 1.0
+        means = self._average(parameters, "momentum_buffer")
         torch._foreach_lerp_(means, gradients, 1 - momentum)
         if group["nesterov"]:
-            return list(torch._foreach_add(gradients, means, alpha=momentum / (1 - momentum))), [means], 1.0  # noqa: SLF001
-        return means, [means], 1 / (1 - momentum)
+            return list(torch._foreach_add(gradients, means, alpha=momentum / (1 - momentum))), 1.0
+        return means, 1 / (1 - momentum)

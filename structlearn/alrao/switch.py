@@ -55,7 +55,7 @@ class Switch(nn.Module):
         return self._only_alive(self.logw.logsumexp(0)).log_softmax(0)
 
     @torch.no_grad()
-    def update(self, mean: Tensor, examples: Tensor) -> None:
+    def update(self, mean: Tensor, examples: Tensor, spoilt: Tensor | bool = False) -> None:
         """Take what each predictor said before it was updated.
 
         A predictor whose likelihood is not finite is lost, unless that is so of all that are left: then the trouble is
@@ -64,9 +64,10 @@ class Switch(nn.Module):
         Args:
             mean: [K], the mean log-likelihood of an example under each.
             examples: How many there were, a scalar.
+            spoilt: Does the step say nothing in any case?
         """
         finite = mean.isfinite() & self.alive
-        spoilt = ~finite.any()
+        spoilt = ~finite.any() | spoilt
         self.alive.logical_and_(finite | spoilt)
         if self.count == 1:
             return
