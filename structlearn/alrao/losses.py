@@ -37,11 +37,11 @@ class _Classes(torch.autograd.Function):
         """Softmax and one right class."""
         log_p = outputs[0].log_softmax(-1)
         right = targets.expand(len(log_p), -1).unsqueeze(-1)
-        loss, likelihoods, shares, usable = _mix(log_p.gather(-1, right).squeeze(-1), posterior)
+        loss, likelihoods, shares, out = _mix(log_p.gather(-1, right).squeeze(-1), posterior)
         if ctx.needs_input_grad[0]:
             own = log_p.exp_()
             own.scatter_add_(-1, right, own.new_full((), -1.0).expand(right.shape))
-            _keep(ctx, own, shares, usable)
+            _keep(ctx, own, shares, out)
         ctx.mark_non_differentiable(likelihoods)
         return loss, likelihoods
 
@@ -56,9 +56,9 @@ class _Gaussians(torch.autograd.Function):
         """Normal densities of variance 1 around each answer."""
         errors = outputs[0] - targets
         log_p = -0.5 * errors.square().sum(-1) - 0.5 * errors.shape[-1] * math.log(2 * math.pi)
-        loss, likelihoods, shares, usable = _mix(log_p, posterior)
+        loss, likelihoods, shares, out = _mix(log_p, posterior)
         if ctx.needs_input_grad[0]:
-            _keep(ctx, errors, shares, usable)
+            _keep(ctx, errors, shares, out)
         ctx.mark_non_differentiable(likelihoods)
         return loss, likelihoods
 
@@ -68,20 +68,24 @@ class _Gaussians(torch.autograd.Function):
 
 
 def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(loss, mean log-likelihoods [K], responsibilities [K, N], who takes part [K]) from log-likelihoods [K, N].
+    """(loss, mean log-likelihoods [K], responsibilities [K, N], who takes no part [K]) from log-likelihoods [K, N].
 
     If no head's are finite the trouble is not theirs, and the loss says so.
     """
     likelihoods = log_p.mean(1)
-    finite = likelihoods.isfinite() & (posterior > -math.inf)
-    usable = finite | ~finite.any()
-    weights = posterior.to(log_p.dtype).masked_fill(~usable, -math.inf).log_softmax(0)
-    joint = log_p.masked_fill(~usable[:, None], 0.0) + weights[:, None]
-    total = joint.logsumexp(0)
-    return -total.mean(), likelihoods, (joint - total).exp_(), usable
+    finite = (likelihoods > -math.inf) & (posterior > -math.inf)
+    out = ~finite & finite.any()
+    weights = posterior.to(log_p.dtype).masked_fill_(out, -math.inf).log_softmax(0)
+    joint = log_p.masked_fill(out[:, None], 0.0).add_(weights[:, None])
+    top = joint.amax(0)
+    shares = joint.sub_(top).exp_()
+    total = shares.sum(0)
+    return -(total.log() + top).mean(), likelihoods, shares.div_(total), out
 
 
-def _keep(ctx: Any, own: Tensor, shares: Tensor, usable: Tensor) -> None:
+def _keep(ctx: Any, own: Tensor, shares: Tensor, out: Tensor) -> None:
     """Save both gradients of the mean loss: the mixture's, and each head's own."""
-    own.masked_fill_(~usable[:, None, None], 0.0).div_(own.shape[1])
-    ctx.save_for_backward(torch.stack([own * shares.unsqueeze(-1), own]))
+    both = own.new_empty(2, *own.shape)
+    torch.div(own.masked_fill_(out[:, None, None], 0.0), own.shape[1], out=both[1])
+    torch.mul(both[1], shares.unsqueeze(-1), out=both[0])
+    ctx.save_for_backward(both)

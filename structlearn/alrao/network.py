@@ -126,10 +126,10 @@ class Alrao(nn.Module):
         loss, likelihoods = mixture_loss(self.task, outputs, targets, self.switch.posterior())
         if self.training and outputs.requires_grad:
             count = outputs.shape[2]
-            with torch.no_grad():
-                bound = self._bound(outputs, targets)
-                seen = torch.cat([likelihoods * count, torch.stack([torch.full_like(bound, count), ~(loss < bound)])])
-                self._evidence.add_(seen)
+            bound = self._bound(outputs, targets)
+            self._evidence[:-2].add_(likelihoods, alpha=count)
+            self._evidence[-2].add_(count)
+            self._evidence[-1].add_(~(loss.detach() < bound))
             self._observed = True
             loss.data.nan_to_num_(nan=torch.inf).clamp_(max=bound)
         return loss
@@ -148,7 +148,7 @@ class Alrao(nn.Module):
         """Let the switch see what the heads said since the last update. Nothing happens if they said nothing."""
         if not self._observed:
             return
-        *_, examples, strange = self._evidence
+        examples, strange = self._evidence[-2:]
         self.switch.update(self._evidence[:-2] / examples, examples, strange > 0)
         self._evidence.zero_()
         self._observed = False
@@ -167,10 +167,10 @@ class Alrao(nn.Module):
         setattr(plain.get_submodule(parent), leaf, layer.train(self.training))
         return plain
 
-    def _bound(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """BOUND times the loss of knowing nothing, a scalar."""
+    def _bound(self, outputs: Tensor, targets: Tensor) -> float | Tensor:
+        """BOUND times the loss of knowing nothing."""
         if self.task == "classification":
-            return outputs.new_full((), BOUND * math.log(max(2, outputs.shape[-1])))
+            return BOUND * math.log(max(2, outputs.shape[-1]))
         return BOUND * (1 + 0.5 * targets.square().sum(-1).mean())
 
     def _class_axis(self, dim: int) -> int:

@@ -29,11 +29,11 @@ class PerUnit(Optimizer):
     schedule multiplies them all. A head of :class:`Alrao` is one unit; heads have their rates from a grid.
 
     For an :class:`Alrao` network, a unit that explodes does not spoil the others. It shows in the next loss: where that
-    is beyond all bounds (:attr:`Alrao.evidence`), the gradients, which it has spoilt, count as zero, and every unit with
-    a weight of LIMIT or more, or one that is no number, is *lost*: its parameters become 0, and its rate. (To watch the
-    weights themselves takes one more pass through them, 0.6 of a whole step without momentum.) On a CPU the loss is a
-    number at hand; elsewhere, where to look at it would be to wait for it, the gradients are zeroed without looking,
-    and the units seen to when the number has come.
+    is beyond all bounds (:attr:`Alrao.evidence`), the gradients, which it has spoilt, count as zero, and every unit
+    with a weight of LIMIT or more, or one that is no number, is *lost*: its parameters become 0, and its rate. (To
+    watch the weights themselves takes one more pass through them, 0.6 of a whole step without momentum.) On a CPU the
+    loss is a number at hand; elsewhere, where to look at it would be to wait for it, the gradients are zeroed without
+    looking, and the units seen to when the number has come.
 
     Args:
         network: Any network; for one that is an :class:`Alrao` a step also updates its switch.
@@ -156,20 +156,19 @@ class PerUnit(Optimizer):
         """Before a step: was the loss beyond all bounds, and is a head lost?"""
         (group,) = self.param_groups
         heads = self.layers[f"model.{network.head}"]
-        known = group["lost"][heads.start : heads.stop]
-        dead = ~network.switch.alive & ~known
+        known, alive = group["lost"][heads.start : heads.stop], network.switch.alive
         if self._late is None:
             if network.evidence.numpy()[-1] > 0:
                 torch._foreach_zero_(gradients)
                 self._lose(self._exploded())
-            elif dead.numpy().any():
-                self._lose(self._at(heads, dead))
+            elif not (alive.numpy() | known.numpy()).all():
+                self._lose(self._at(heads, ~alive))
             return
         strange = network.evidence[-1] > 0
         for gradient in gradients:
             gradient.masked_fill_(strange, 0.0)
-        for happened in self._late.seen(torch.stack([strange, dead.any()])):
-            self._lose(self._exploded() if happened[0] else self._at(heads, dead))
+        for happened in self._late.seen(torch.stack([strange, ~(alive | known).all()])):
+            self._lose(self._exploded() if happened[0] else self._at(heads, ~alive))
 
     def _at(self, numbers: range, which: Tensor) -> Tensor:
         """[units], bool: true for those of a layer's units."""

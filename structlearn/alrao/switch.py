@@ -29,7 +29,7 @@ class Switch(nn.Module):
             code); "example": its sum counts, which reacts about as many times faster as a batch has examples.
 
     Attributes:
-        logw: [2, K], normalised.
+        logw: [2, K]; their exponentials add up to 1.
         alive: [K], bool: a predictor that was not finite once is never trusted again.
         steps: Updates so far.
     """
@@ -52,7 +52,7 @@ class Switch(nn.Module):
 
     def posterior(self) -> Tensor:
         """The log probability of each predictor, [K], float64; -inf for one that is lost. Normalised."""
-        return self._only_alive(self.logw.logsumexp(0)).log_softmax(0)
+        return torch.logaddexp(*self.logw).masked_fill(~self.alive, -math.inf).log_softmax(0)
 
     @torch.no_grad()
     def update(self, mean: Tensor, examples: Tensor, spoilt: Tensor | bool = False) -> None:
@@ -66,18 +66,15 @@ class Switch(nn.Module):
             examples: How many there were, a scalar.
             spoilt: Does the step say nothing in any case?
         """
-        finite = mean.isfinite() & self.alive
+        finite = (mean > -math.inf) & self.alive
         spoilt = ~finite.any() | spoilt
         self.alive.logical_and_(finite | spoilt)
         if self.count == 1:
             return
-        evidence = (mean if self.per == "batch" else mean * examples).masked_fill(spoilt, 0.0)
+        evidence = (mean if self.per == "batch" else mean * examples).masked_fill(~finite, -math.inf)
+        logw = self.logw + evidence.masked_fill(spoilt, 0.0)
+        logw = logw.masked_fill_(~self.alive, -math.inf).view(-1).log_softmax(0).view(2, -1)
         time = self.steps.add_(1).double()
-        logw = self._only_alive(self.logw + evidence)
-        pool = logw[0].logsumexp(0) - (time + 1).log()  # those who change now
-        stay = torch.stack([-(1 / time).log1p(), torch.zeros_like(time)])[:, None]  # ln(1 - 1/(t+1)), and ln 1
-        logw = self._only_alive(torch.logaddexp(logw + stay, self._refill + pool))
-        self.logw.copy_(logw - logw.logsumexp((0, 1)))
-
-    def _only_alive(self, log_weights: Tensor) -> Tensor:
-        return log_weights.masked_fill(~self.alive, -math.inf)
+        pool = logw[0].exp().sum().log_().sub_(time.log1p())  # those who change now: 1 / (t + 1) of those who may
+        logw[0].add_(time.log() - time.log1p())
+        self.logw.copy_(torch.logaddexp(logw, self._refill + pool))
