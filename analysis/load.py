@@ -30,6 +30,7 @@ _FRAMES: dict[str, dict[str, str]] = {
     "profile": {"epoch": "int64", **dict.fromkeys(PHASES, "float64")},
     "structure": {"epoch": "int64", "layer": "object", "width": "int64"},
     "alrao": {"step": "int64", "head": "int64", "probability": "float64"},
+    "heads_and_units": {"step": "int64", "heads_lost": "int64", "units_lost": "int64"},
     "rates": {"layer": "object", "unit": "int64", "rate": "float64"},
 }
 
@@ -57,6 +58,8 @@ class Records:
         lost: One row for each rank that was lost while the others went on.
         structure: One row for each run, epoch and layer.
         alrao: One row for each run, record and output layer.
+        heads_and_units: One row for each run and record of its output layers: how many of them, and of its units, are
+            lost.
         rates: One row for each run, layer and unit.
         sources: One row a run: file, size, hash and the versions it was written with.
         problems: What could not be read, with the reason.
@@ -74,6 +77,7 @@ class Records:
     lost: pd.DataFrame
     structure: pd.DataFrame
     alrao: pd.DataFrame
+    heads_and_units: pd.DataFrame
     rates: pd.DataFrame
     sources: pd.DataFrame
     problems: list[RecordError] = field(default_factory=list)

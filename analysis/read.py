@@ -133,7 +133,7 @@ def _groups(file: Path, handle: h5py.File) -> dict[str, Columns]:
     if "structure" in handle:
         groups["structure"] = _structure(file, handle, epoch)
     if "alrao" in handle:
-        groups["alrao"], groups["rates"] = _alrao(file, handle)
+        groups["alrao"], groups["heads_and_units"], groups["rates"] = _alrao(file, handle)
     return groups
 
 
@@ -178,14 +178,17 @@ def _structure(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
     }
 
 
-def _alrao(file: Path, handle: h5py.File) -> tuple[Columns, Columns]:
-    """The posterior over output layers, and the rates of the units, one value a row."""
+def _alrao(file: Path, handle: h5py.File) -> tuple[Columns, Columns, Columns]:
+    """The posterior over output layers, what is lost, and the rates of the units, one value a row."""
     posterior = _array(file, handle, "alrao/posterior", "float", 2)
-    step = _array(file, handle, "alrao/step", "integer", 1)
+    columns = {
+        name: _array(file, handle, f"alrao/{name}", "integer", 1) for name in ("step", "heads_lost", "units_lost")
+    }
     records, heads = posterior.shape
-    if len(step) != records:
-        got = f"/alrao/posterior has {records} rows, /alrao/step {len(step)}"
-        raise _broken(file, got, "as many rows in each")
+    for name, column in columns.items():
+        if len(column) != records:
+            got = f"/alrao/posterior has {records} rows, /alrao/{name} {len(column)}"
+            raise _broken(file, got, "as many rows in each")
     rates: dict[str, np.ndarray] = {}
 
     def visit(name: str, node: Any) -> None:
@@ -197,7 +200,8 @@ def _alrao(file: Path, handle: h5py.File) -> tuple[Columns, Columns]:
     sizes = [len(rate) for rate in rates.values()]
     heads_of_rows = np.tile(np.arange(heads, dtype="int64"), records)
     return (
-        {"step": np.repeat(step, heads), "head": heads_of_rows, "probability": posterior.ravel()},
+        {"step": np.repeat(columns["step"], heads), "head": heads_of_rows, "probability": posterior.ravel()},
+        columns,
         {
             "layer": np.repeat(np.array(list(rates), dtype=object), sizes),
             "unit": np.concatenate([np.arange(size) for size in sizes] or [np.zeros(0, dtype="int64")]),

@@ -72,7 +72,7 @@ OPTIONAL: Final[dict[str, dict[str, Kind]]] = {
 
 # Groups that are no set of columns; `read.py` takes them apart.
 #   /structure  widths [epochs, layers] integer, layers [layers] text
-#   /alrao      posterior [records, K] float, step [records] integer, rates/LAYER [units] float
+#   /alrao      posterior [records, K] float; step, heads_lost, units_lost [records] integer; rates/LAYER [units] float
 
 DTYPES: Final[dict[Kind, tuple[str, str]]] = {"integer": ("iu", "int64"), "float": ("f", "float64")}
 """For each kind: the numpy kinds that a file may hold, and the type that frames hold."""

@@ -29,6 +29,7 @@ from hpc.record import Record
 from hpc.schedule import Patience, Schedule, early_stopping
 from hpc.shrink import Shrunk
 from hpc.state import lay_out_alike, random_state, set_random_state, split
+from hpc.watch import Watch
 
 
 class Stop(Protocol):
@@ -48,6 +49,9 @@ class Parts:
     optimizer: Optimizer
     exchange: Exchange
     objective: Objective
+    clipped: list[nn.Parameter]
+    """Those whose gradients ``optimizer.clip_norm`` is of."""
+    watch: Watch
     feed: Feed
     fingerprint: str
     """Of the samples: a resumed run refuses others."""
@@ -142,7 +146,7 @@ class Engine:
     def _train(self) -> Pause:
         """Train until the ranks pause; why they do."""
         parts, place, clock = self.parts, self.place, self._clock
-        model, optimizer, exchange = parts.model, parts.optimizer, parts.exchange
+        optimizer, exchange = parts.optimizer, parts.exchange
         if not exchange.trains:
             return self._attend()
         self._set_rates()
@@ -158,12 +162,13 @@ class Engine:
             exchange.after_backward()
             clock.enter("optimizer")
             if self._clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), self._clip, foreach=True)
+                nn.utils.clip_grad_norm_(parts.clipped, self._clip, foreach=True)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self._losses.add(loss.detach())
             clock.enter("exchange")
             self.taken += 1
+            parts.watch.after_step(self.taken)
             exchange.after_step(self.taken)
             pause = exchange.pause(self.taken, requested=parts.stop.requested)
             clock.enter("")
@@ -198,6 +203,7 @@ class Engine:
         with parts.exchange.consensus():
             valid, test = self._evaluate("valid"), self._evaluate("test")
             place.epoch += 1
+            parts.watch.after_epoch(place.epoch, place.step, parts.comm)
             self.schedule.after_epoch(valid.loss)
             place.ended_by = self._ending(train_loss, valid)
             if place.ended_by and parts.comm.rank == 0:
@@ -220,7 +226,7 @@ class Engine:
             lr=lr,
         )
         self._record_exchange()
-        self._record_consensus()
+        self._record_seen()
         self.record["profile"].append(**self._clock.take())
         if place.ended_by or place.epoch % config.checkpoint.every_epochs == 0:
             self._save()
@@ -262,8 +268,9 @@ class Engine:
             self.record["steps"].append(step=self.place.epoch * self._steps + number * (every or 0), loss=loss)
         return mean
 
-    def _record_consensus(self) -> None:
-        """What has been measured since the last time: before a checkpoint, which would not hold it."""
+    def _record_seen(self) -> None:
+        """What has been seen since the last time: before a checkpoint, which would not hold it."""
+        self.parts.watch.record(self.record)
         for step, error in self.parts.exchange.consensus_errors:
             self.record["consensus"].append(step=step, error=error)
         self.parts.exchange.consensus_errors.clear()
@@ -335,7 +342,7 @@ class Engine:
         if self._saved == here:
             return
         self._beat("writing a checkpoint")
-        self._record_consensus()
+        self._record_seen()
         self._clock.enter("checkpoint")
         self.place.seconds = time.monotonic() - self._started
         shared, own = self._state()

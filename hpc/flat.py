@@ -12,15 +12,14 @@ class FlatBuffer:
     MPI takes them from there.
 
     Args:
-        like: the tensors whose values will be packed, all on one device. float64 where one of them is.
+        like: the tensors whose values will be packed, all on one device. float64 where most of the numbers are.
         direct: does MPI take them from where they are? None: only if that is the host.
     """
 
     def __init__(self, like: Sequence[torch.Tensor], *, direct: bool | None = None) -> None:
         device = like[0].device if like else torch.device("cpu")
-        wide = any(tensor.dtype == torch.float64 for tensor in like)
         total = sum(tensor.numel() for tensor in like)
-        self._staging = torch.empty(total, dtype=torch.float64 if wide else torch.float32, device=device)
+        self._staging = torch.empty(total, dtype=precision(like), device=device)
         self.flat = self._staging
         """What travels."""
         if not (device.type == "cpu" if direct is None else direct):
@@ -42,6 +41,12 @@ class FlatBuffer:
         if self._staging is not self.flat:
             self._staging.copy_(self.flat, non_blocking=True)
         copy_all(tensors, self._views)
+
+
+def precision(values: Sequence[torch.Tensor]) -> torch.dtype:
+    """What many numbers travel as: float64 where most of them are, else float32."""
+    wide = sum(value.numel() for value in values if value.dtype == torch.float64)
+    return torch.float64 if 2 * wide > sum(value.numel() for value in values) else torch.float32
 
 
 def copy_all(into: Sequence[torch.Tensor], source: Sequence[torch.Tensor]) -> None:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from hpc.checkpoint import Loaded
 from hpc.exchange import Exchange, cut, running_averages, weights_and_buffers
 from hpc.state import lay_out_alike
+from structlearn.alrao import PerUnit
 
 
 def merge(loaded: Loaded, model: nn.Module, optimizer: Optimizer, exchange: Exchange) -> int:
@@ -25,6 +26,7 @@ def merge(loaded: Loaded, model: nn.Module, optimizer: Optimizer, exchange: Exch
     mean = [torch.zeros_like(value, dtype=torch.float64) for value in values]
     sums, summed = list[torch.Tensor](), 0
     first: dict[str, Any] = {}
+    drawn = optimizer.param_groups[0]["rates"].clone() if isinstance(optimizer, PerUnit) else None
     for rank in range(loaded.world_size):
         own = loaded.read(rank)
         first = first or own["exchange"]
@@ -49,4 +51,6 @@ def merge(loaded: Loaded, model: nn.Module, optimizer: Optimizer, exchange: Exch
     for value, exact in zip(averages, sums, strict=True):
         value.copy_(exact / summed)
     exchange.put_centre(first, values)
+    if isinstance(optimizer, PerUnit) and drawn is not None:  # each rank's own, where they are not the same
+        optimizer.redraw(drawn)
     return steps

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
 from hpc.errors import RunError
+from structlearn.alrao import Alrao
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 """A network, or its compiled form."""
@@ -26,12 +27,14 @@ class Objective:
         device: where the batches are.
         precision: of the forward pass; bfloat16 runs it under autocast.
         outputs: the least width of an answer (classes, characters, targets).
+        mixture: the network, where its loss in training is that of a mixture of heads.
     """
 
     task: Task
     device: torch.device
     precision: torch.dtype
     outputs: int = 0
+    mixture: Alrao | None = None
 
     def __call__(self, model: Model, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch, a scalar that gradients flow from."""
@@ -53,6 +56,8 @@ class Objective:
 
     def loss(self, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss: answers [B, K] (sequence: [B, T, K]; regression: [B, D]) against targets."""
+        if self.mixture is not None and self.mixture.training:
+            return self.mixture.loss(answer, targets)
         match self.task:
             case "classification":
                 return cross_entropy(answer, targets)

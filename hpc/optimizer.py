@@ -1,22 +1,30 @@
 """The optimiser that a configuration asks for, from torch.optim, in its fastest form."""
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc.config.training import Adagrad, Adam, OptimizerConfig, RmsProp, Sgd
+from hpc.config.training import Adagrad, Adam, Alrao, AlraoAdam, OptimizerConfig, RmsProp, Sgd
 from hpc.errors import RunError
+from hpc.seeding import seed_for
+from structlearn import alrao
 
 
-def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """One parameter group over all trainable parameters.
+def build(config: OptimizerConfig, model: nn.Module, seed: int = 0, rank: int = 0) -> Optimizer:
+    """One parameter group over all trainable parameters of a network.
 
     ``fused`` updates all parameters in one kernel, on the CPU too; where torch has no fused form (RMSprop;
-    Adagrad on a CUDA device) ``foreach`` does it in a few.
+    Adagrad on a CUDA device; a rate for every unit) ``foreach`` does it in a few.
+
+    Args:
+        config: which one.
+        model: the network.
+        seed: the master seed: of random learning rates.
+        rank: of this rank, where each draws its own.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise RunError("model: it has no parameter that can be trained; give one that has")
     decay = config.weight_decay
@@ -37,3 +45,17 @@ def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimi
                 trained, lr=config.lr, alpha=config.alpha, momentum=config.momentum, eps=config.eps,
                 weight_decay=decay, foreach=True,
             )  # fmt: skip
+        case Alrao():
+            return alrao.SGD(model, momentum=config.momentum, nesterov=config.nesterov, **_rates(config, seed, rank))
+        case AlraoAdam():
+            return alrao.Adam(model, betas=config.betas, eps=config.eps, **_rates(config, seed, rank))
+
+
+def _rates(config: Alrao | AlraoAdam, seed: int, rank: int) -> dict[str, Any]:
+    return {
+        "lr_min": config.lr_min,
+        "lr_max": config.lr_max,
+        "frozen": config.frozen,
+        "weight_decay": config.weight_decay,
+        "seed": seed_for(seed, "rates", *([rank] if config.rates == "per_rank" else [])),
+    }

@@ -9,7 +9,8 @@ those of variable length lie in the one place without a checksum.
 
 Schema 1: attributes ``schema_version``, ``run_id``, ``config`` (YAML), ``versions`` (JSON), ``world_size``,
 ``state``, ``ended_by``; groups ``epochs``, ``exchange``, ``profile`` and, where they apply, ``steps``,
-``consensus``, ``ranks``, ``resized`` and ``lost``, each with one equal-length one-dimensional dataset a column.
+``consensus``, ``ranks``, ``resized`` and ``lost``, each with one equal-length one-dimensional dataset a column; and
+``alrao`` (:class:`AlraoTable`).
 """
 
 from collections.abc import Mapping
@@ -107,26 +108,67 @@ class Table:
             self.columns[name] = arrays[name].tolist()
 
 
+class AlraoTable:
+    """The group /alrao: the posterior over the heads of an Alrao network, and the rates of its units."""
+
+    def __init__(self) -> None:
+        self.rates: dict[str, torch.Tensor] = {}
+        """The rates of each layer's units, as they were drawn."""
+        self._steps: list[tuple[int, int, int]] = []
+        self._posterior: list[list[float]] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def append(self, step: int, posterior: list[float], heads_lost: int, units_lost: int) -> None:
+        """Add a row: the probability of each head after so many steps, how many heads are lost, and how many units."""
+        self._steps.append((step, heads_lost, units_lost))
+        self._posterior.append(posterior)
+
+    def arrays(self) -> "dict[str, np.ndarray[Any, Any]]":
+        """Every dataset of the group by its name."""
+        step, heads, units = np.array(self._steps, np.int64).reshape(-1, 3).T
+        found = {"posterior": np.array(self._posterior, np.float64), "step": step}
+        found |= {"heads_lost": heads, "units_lost": units}
+        return found | {f"rates/{layer}": rates.double().numpy() for layer, rates in self.rates.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and rates; empty where there are none."""
+        if not self._steps:
+            return {}
+        rows = torch.tensor(self._steps), torch.tensor(self._posterior, dtype=torch.float64)
+        return {"steps": rows[0], "posterior": rows[1], "rates": dict(self.rates)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self._steps = [(step, heads, units) for step, heads, units in state["steps"].tolist()] if state else []
+        self._posterior = state["posterior"].tolist() if state else []
+        self.rates = dict(state["rates"]) if state else {}
+
+
 class Record:
     """All tables of one run."""
 
     def __init__(self) -> None:
         self.tables = {name: Table(columns) for name, columns in COLUMNS.items()}
+        self.alrao = AlraoTable()
 
     def __getitem__(self, name: str) -> Table:
         return self.tables[name]
 
-    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """Every column as a tensor."""
-        return {
+        columns = {
             name: {column: torch.from_numpy(array) for column, array in table.arrays().items()}
             for name, table in self.tables.items()
         }
+        return {**columns, "alrao": self.alrao.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Take back what :meth:`state_dict` gave."""
-        for name, arrays in state.items():
-            self.tables[name].load(arrays)
+        for name, table in self.tables.items():
+            table.load(state[name])
+        self.alrao.load(state["alrao"])
 
     def write(self, path: Path, attributes: Mapping[str, Any]) -> None:
         """Replace the record's file. Raises OSError where it cannot be written; the old file then stays."""
@@ -143,6 +185,8 @@ class Record:
                     group = file.create_group(name)
                     for column, array in table.arrays().items():
                         group.create_dataset(column, data=array, fletcher32=len(array) > 0)
+                for name, array in self.alrao.arrays().items() if len(self.alrao) else ():
+                    file.create_dataset(f"alrao/{name}", data=array, fletcher32=True)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc import data, device, exchange, network, optimizer, pointers
+from hpc import alrao, data, device, exchange, network, optimizer, pointers
 from hpc.checkpoint import Checkpoints, Loaded
 from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
@@ -35,6 +35,7 @@ from hpc.signals import StopRequest
 from hpc.summary import closing_table
 from hpc.survive import Survival
 from hpc.versions import versions
+from structlearn.alrao import Alrao
 
 DONE: Final = 0
 
@@ -138,17 +139,21 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         world_size=training,
         channels_last=channels_last,
     )
-    model = network.build(config.model, dataset, config.seed).to(here)
+    model = network.build(config.model, dataset, config.seed)
+    model = alrao.wrap(config.optimizer, model, dataset.task, config.seed).to(here)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(seed_for(config.seed, "forward", comm.rank))  # dropout differs from rank to rank
-    stepper = optimizer.build(config.optimizer, model.parameters())
+    stepper = optimizer.build(config.optimizer, model, config.seed, comm.rank)
+    mixture = model if isinstance(model, Alrao) else None
     return Parts(
         config=config,
         device=here,
         model=model,
         optimizer=stepper,
-        objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs),
+        objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs, mixture),
+        clipped=alrao.trunk(model),
+        watch=alrao.watch(config.optimizer, model, stepper),
         fingerprint=fingerprint,
         stop=stop,
         **_parts_of(config, comm, feed, model, stepper, tell),

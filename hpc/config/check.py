@@ -14,7 +14,7 @@ from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
-from hpc.config.training import Downpour, Easgd, Gossip, Plateau, Sgd, Step, workers
+from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, Plateau, Sgd, Step, Sync, workers
 from hpc.errors import ConfigError
 
 
@@ -58,14 +58,30 @@ def _combinations(config: Config) -> Iterator[str]:
         if config.early_stopping is not None:
             yield f"early_stopping: it watches the validation loss, {needs}"
     optimizer, schedule = config.optimizer, config.schedule
-    if isinstance(optimizer, Sgd) and optimizer.nesterov and optimizer.momentum == 0:
+    if isinstance(optimizer, Sgd | Alrao) and optimizer.nesterov and optimizer.momentum == 0:
         yield "optimizer.nesterov: true needs optimizer.momentum above 0"
+    if isinstance(optimizer, Alrao | AlraoAdam):
+        yield from _alrao(config, optimizer)
     if isinstance(schedule, Step) and list(schedule.milestones) != sorted(set(schedule.milestones)):
         yield f"schedule.milestones: got {list(schedule.milestones)}; give increasing epochs, for example [30, 60]"
     if schedule.warmup_epochs > config.epochs:
         yield (
             f"schedule.warmup_epochs: got {schedule.warmup_epochs}, which is longer than the run "
             f"(epochs: {config.epochs}); make it shorter"
+        )
+
+
+def _alrao(config: Config, optimizer: Alrao | AlraoAdam) -> Iterator[str]:
+    """Rates from an interval, for ranks that can have them."""
+    if optimizer.lr_min > optimizer.lr_max:
+        yield (
+            f"optimizer.lr_min: got {optimizer.lr_min:g}, above optimizer.lr_max: {optimizer.lr_max:g}; rates are "
+            f"drawn from the interval between them"
+        )
+    if optimizer.rates == "per_rank" and isinstance(config.exchange, Sync):
+        yield (
+            "optimizer.rates: per_rank gives each rank rates of its own, but exchange.name: sync keeps one network on "
+            "all; use shared, or another exchange"
         )
 
 

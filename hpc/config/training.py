@@ -83,11 +83,67 @@ class RmsProp(Optimizer):
     """Added to the denominator."""
 
 
+@section
+class PerUnit(Optimizer):
+    """What both forms of Alrao can be told: a random rate for every unit, and an output layer for each of many rates.
+
+    There is no ``lr``: the record's column ``lr`` is the schedule's factor on all rates. ``clip_norm`` is of the
+    network without its output layers.
+    """
+
+    lr_min: Positive = 1e-5
+    """Lower end of the interval that each unit's rate is drawn from, log-uniform."""
+    lr_max: Annotated[float, Strict(), Field(gt=0, le=1e9)] = 10.0
+    """Upper end of the interval."""
+    heads: Count = 10
+    """Copies of the output layer, with rates from lr_min to lr_max, evenly spaced on a log scale; one alone has their
+    geometric mean."""
+    head: Text | None = None
+    """The name of the output layer within the network; null: it is found."""
+    theta: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.999
+    """The switch between copies: the chance that one more change comes."""
+    per: Literal["batch", "example"] = "batch"
+    """What the switch takes for one observation: a mini-batch by the mean of its log-likelihoods, or each example,
+    which reacts about as many times faster as a mini-batch has examples."""
+    frozen: Fraction = 0.0
+    """The chance that a unit has the rate 0: it stays as it starts."""
+    rates: Literal["shared", "per_rank"] = "shared"
+    """Do all ranks draw the same rates, or each its own? (Ranks in step, as with sync, need the same.)"""
+    drop_heads_after: Count | None = None
+    """After so many epochs, trust only the best copy of the output layer; null: mix them to the end."""
+    posterior_every: Count | None = 100
+    """Write the posterior over the copies to the record's /alrao every so many steps; null: at the ends of epochs."""
+
+
+@section
+class Alrao(PerUnit):
+    """Alrao-SGD: stochastic gradient descent with a random learning rate for every unit."""
+
+    name: Literal["alrao"] = "alrao"
+    momentum: Fraction = 0.0
+    """Momentum."""
+    nesterov: Flag = False
+    """Nesterov's form of momentum."""
+
+
+@section
+class AlraoAdam(PerUnit):
+    """Alrao-Adam: Adam with a random learning rate for every unit. Its source found it less reliable than Alrao-SGD."""
+
+    name: Literal["alrao-adam"] = "alrao-adam"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay rates of the two running averages."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+
+
 OptimizerConfig = Annotated[
     Annotated[Sgd, Tag("sgd")]
     | Annotated[Adam, Tag("adam")]
     | Annotated[Adagrad, Tag("adagrad")]
-    | Annotated[RmsProp, Tag("rmsprop")],
+    | Annotated[RmsProp, Tag("rmsprop")]
+    | Annotated[Alrao, Tag("alrao")]
+    | Annotated[AlraoAdam, Tag("alrao-adam")],
     by_name("sgd"),
 ]
 

@@ -18,6 +18,7 @@ from hpc.exchange.none import NoExchange as NoneStrategy
 from hpc.exchange.persyn import PerSyn as PerSynStrategy
 from hpc.exchange.sync import Sync as SyncStrategy
 from hpc.exchange.wire import cut as cut
+from structlearn.alrao import Alrao
 
 
 def build(config: Config, comm: Communicator, model: nn.Module, optimizer: Optimizer, agenda: Agenda) -> Exchange:
@@ -27,7 +28,8 @@ def build(config: Config, comm: Communicator, model: nn.Module, optimizer: Optim
         case NoExchange(consensus_every=every):
             return NoneStrategy(comm, model, agenda, seed=seed, consensus_every=every)
         case Sync() as sync:
-            return SyncStrategy(comm, model, agenda, sync)
+            beside = [module.evidence for module in model.modules() if isinstance(module, Alrao)]
+            return SyncStrategy(comm, model, agenda, sync, beside)
         case PerSyn() as persyn:
             return PerSynStrategy(comm, model, optimizer, persyn, agenda, seed=seed)
         case Gossip() as gossip:

@@ -211,8 +211,16 @@ def weights_and_buffers(model: nn.Module) -> list[torch.Tensor]:
 
 
 def float_buffers(model: nn.Module) -> list[torch.Tensor]:
-    """What each rank measures by itself even where all hold the same weights: BatchNorm's running statistics."""
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    """What each rank measures by itself even where all hold the same weights: BatchNorm's running statistics.
+
+    Buffers that are not in the model's state_dict are no state.
+    """
+    return [
+        buffer
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point() and name not in module._non_persistent_buffers_set  # noqa: SLF001
+    ]
 
 
 def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ from hpc.exchange.desk import Desk, Floats
 from hpc.exchange.pace import OwnPace
 from hpc.exchange.star import MASTER, Star
 from hpc.exchange.wire import Envelope, Letter, Message, cut, now_ns
-from hpc.flat import FlatBuffer, copy_all
+from hpc.flat import FlatBuffer, copy_all, precision
 
 SLOTS: Final = 4
 """Requests that the master can hold. More cost memory; with fewer, workers slow to take answers hold up the others."""
@@ -67,10 +67,8 @@ class WithMaster(OwnPace):
         self._weights = cut([parameter.detach() for parameter in model.parameters()], 1)[0]
         self._statistics = cut(float_buffers(model), 1)[0]
         views = self._weights + self._statistics
-        self._payload: Literal["float32", "float64"] = (
-            "float64" if any(view.dtype == torch.float64 for view in views) else "float32"
-        )
-        self._dtype: torch.dtype = getattr(torch, self._payload)
+        self._dtype = precision(views)
+        self._payload: Literal["float32", "float64"] = "float64" if self._dtype == torch.float64 else "float32"
         self._numbers = sum(view.numel() for view in self._weights)
         self._centre: torch.Tensor | None = None
         """On rank 0: w_0, flat, in host memory."""

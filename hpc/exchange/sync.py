@@ -1,6 +1,7 @@
 """Synchronous training: gradients are averaged at every step (B Alg. 1)."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -25,6 +26,13 @@ class Sync(Exchange):
 
     A hook on each parameter tells :class:`Buckets` that its gradient is there, in every ``backward`` on this network:
     who wants gradients beside the training takes ``torch.autograd.grad``, which calls no hooks. Alone, there are none.
+
+    Args:
+        comm: the ranks.
+        model: this rank's network.
+        agenda: when the ranks pause.
+        config: the section ``exchange``.
+        beside: what each rank sums up in a step beside its gradients, and all need the whole of.
     """
 
     replicated: ClassVar[bool] = True
@@ -35,8 +43,10 @@ class Sync(Exchange):
         model: nn.Module,
         agenda: Agenda,
         config: SyncConfig = SyncConfig(),  # noqa: B008
+        beside: Sequence[torch.Tensor] = (),
     ) -> None:
         super().__init__(comm, model, agenda)
+        self._beside = beside
         self._buckets: Buckets | None = None
         self._hooks: list[Any] = []
         if comm.size == 1:
@@ -52,6 +62,11 @@ class Sync(Exchange):
             return
         start = time.perf_counter()
         rounds = self._buckets.finish()
+        for values in self._beside:
+            total = values.cpu()
+            self.comm.sum_(total, "add up what is measured beside gradients")
+            if total is not values:
+                values.copy_(total)
         self.counters.seconds_blocked += time.perf_counter() - start
         self.counters.sent += 1
         self.counters.received += 1

@@ -8,24 +8,20 @@ own. :func:`adopt` does both::
     optimizer.step()
 """
 
-from __future__ import annotations
+from typing import Any, Final
 
-from typing import TYPE_CHECKING, Any, Final
+from torch import nn
 
 from structlearn.alrao.adam import Adam as Adam
 from structlearn.alrao.heads import Heads as Heads
+from structlearn.alrao.losses import Task as Task
 from structlearn.alrao.network import Alrao as Alrao
+from structlearn.alrao.optimizer import PerUnit as PerUnit
 from structlearn.alrao.rates import draw as draw
 from structlearn.alrao.rates import grid as grid
 from structlearn.alrao.sgd import SGD as SGD
 from structlearn.alrao.switch import Switch as Switch
 from structlearn.checks import check_choice
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from structlearn.alrao.losses import Task as Task
-    from structlearn.alrao.optimizer import PerUnit as PerUnit
 
 OPTIMIZERS: Final = {"sgd": SGD, "adam": Adam}
 

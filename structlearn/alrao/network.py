@@ -153,11 +153,11 @@ class Alrao(nn.Module):
         self._evidence.zero_()
         self._observed = False
 
-    def drop(self) -> None:
-        """Trust nobody but the best head from here on (W 2.9.2)."""
-        best = self.switch.posterior().argmax()
-        places = torch.arange(self.switch.count, device=best.device)
-        self.switch.alive.copy_(places == best)
+    def drop(self, best: int | None = None) -> None:
+        """Trust nobody but one head from here on (W 2.9.2): by default the one that the switch trusts most."""
+        alive = self.switch.alive
+        chosen = self.switch.posterior().argmax() if best is None else best
+        alive.copy_(torch.arange(len(alive), device=alive.device) == chosen)
 
     def best(self) -> nn.Module:
         """The plain network, with the head that the switch trusts most as its output layer: a copy."""

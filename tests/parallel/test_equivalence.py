@@ -56,7 +56,7 @@ def by_hand(values, ranks, tau):
     for rank in range(ranks):
         model = network.build(config.model, dataset, config.seed)
         feed = Feed(dataset, config.data, CPU, seed=config.seed, rank=rank, world_size=ranks)
-        workers.append((model, optimizer.build(config.optimizer, model.parameters()), feed))
+        workers.append((model, optimizer.build(config.optimizer, model), feed))
     objective, seen, step = Objective(dataset.task, CPU, torch.float32), [], 0
     for epoch in range(config.epochs):
         for batches in zip(*(feed.epoch(epoch) for _, _, feed in workers), strict=True):

@@ -104,6 +104,7 @@ def test_optional_groups_are_read_where_they_are(tmp_path: Path, write_run: Make
         handle["structure/widths"] = np.array([[8, 4], [6, 3]])
         handle["structure/layers"] = ["hidden.0", "hidden.1"]
         handle["alrao/posterior"], handle["alrao/step"] = np.array([[0.25, 0.75]]), np.array([7])
+        handle["alrao/heads_lost"], handle["alrao/units_lost"] = np.array([1]), np.array([3])
         handle["alrao/rates/hidden.0"] = np.array([0.1, 0.2, 0.3])
     records = load(tmp_path)
     assert records.steps["run"].tolist() == ["a"] * 3
@@ -111,6 +112,7 @@ def test_optional_groups_are_read_where_they_are(tmp_path: Path, write_run: Make
     widths = records.structure.set_index(["epoch", "layer"])["width"]
     assert widths[(2, "hidden.1")] == 3
     assert records.alrao[["step", "head", "probability"]].to_numpy().tolist() == [[7, 0, 0.25], [7, 1, 0.75]]
+    assert records.heads_and_units[["step", "heads_lost", "units_lost"]].to_numpy().tolist() == [[7, 1, 3]]
     assert records.rates["rate"].tolist() == [0.1, 0.2, 0.3]
 
 
@@ -204,6 +206,7 @@ def test_a_posterior_without_its_steps_is_refused(tmp_path: Path, write_run: Mak
     file = write_run(tmp_path / "a")
     with h5py.File(file, "a") as handle:
         handle["alrao/posterior"], handle["alrao/step"] = np.ones((3, 2)), np.arange(2)
+        handle["alrao/heads_lost"], handle["alrao/units_lost"] = np.arange(3), np.arange(3)
     with pytest.raises(RecordError, match="/alrao/posterior has 3 rows"):
         load(file)
 

@@ -60,7 +60,7 @@ def network(dtype: torch.dtype) -> nn.Module:
 def train(model: nn.Module, optimizer: Optimizer, steps: int, start: int = 0) -> None:
     for step in range(start, start + steps):
         generator = torch.Generator().manual_seed(step)
-        dtype = next(model.parameters()).dtype
+        dtype = next(model).dtype
         inputs, targets = (torch.randn(16, n, generator=generator).to(dtype) for n in (6, 3))
         nn.functional.mse_loss(model(inputs), targets).backward()
         optimizer.step()
@@ -75,8 +75,8 @@ def test_twenty_steps_are_those_of_torchs_plain_form(name, dtype, tolerance):
     model = network(dtype)
     twin = copy.deepcopy(model)
     before = [parameter.clone() for parameter in model.parameters()]
-    train(model, build(config, model.parameters()), 20)
-    train(twin, plain(twin.parameters()), 20)
+    train(model, build(config, model), 20)
+    train(twin, plain(twin), 20)
     for old, ours, theirs in zip(before, model.parameters(), twin.parameters(), strict=True):
         assert not torch.allclose(old, ours, rtol=1e-2)
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
@@ -85,7 +85,7 @@ def test_twenty_steps_are_those_of_torchs_plain_form(name, dtype, tolerance):
 @pytest.mark.parametrize("name", CASES)
 def test_the_configs_defaults_are_the_settings_they_state(name):
     config, _ = CASES[name]
-    (group,) = build(config, network(torch.float32).parameters()).param_groups
+    (group,) = build(config, network(torch.float32)).param_groups
     for key in ("lr", "weight_decay", "momentum", "nesterov", "eps", "alpha", "betas"):
         if hasattr(config, key):
             assert group[key] == getattr(config, key), key
@@ -95,10 +95,10 @@ def test_the_configs_defaults_are_the_settings_they_state(name):
 def test_it_goes_on_from_its_state(name):
     config, _ = CASES[name]
     model = network(torch.float32)
-    optimizer = build(config, model.parameters())
+    optimizer = build(config, model)
     train(model, optimizer, 3)
     twin = copy.deepcopy(model)
-    other = build(config, twin.parameters())
+    other = build(config, twin)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(model, optimizer, 3, start=3)
     train(twin, other, 3, start=3)
@@ -111,7 +111,7 @@ def test_decoupled_decay_does_not_go_through_the_gradient():
     found = {}
     for decoupled in (False, True):
         weight = nn.Parameter(torch.full((3,), 10.0))
-        optimizer = build(Adam(lr=0.01, weight_decay=0.1, decoupled=decoupled), [weight])
+        optimizer = build(Adam(lr=0.01, weight_decay=0.1, decoupled=decoupled), nn.ParameterList([weight]))
         weight.grad = torch.zeros(3)
         optimizer.step()
         found[decoupled] = weight[0].item()
@@ -121,7 +121,7 @@ def test_decoupled_decay_does_not_go_through_the_gradient():
 
 def test_coupled_decay_adds_to_the_gradient():
     weight = nn.Parameter(torch.full((3,), 10.0))
-    optimizer = build(Sgd(lr=0.1, momentum=0.0, weight_decay=0.5), [weight])
+    optimizer = build(Sgd(lr=0.1, momentum=0.0, weight_decay=0.5), nn.ParameterList([weight]))
     weight.grad = torch.ones(3)
     optimizer.step()
     assert weight.tolist() == pytest.approx([10 - 0.1 * (1 + 0.5 * 10)] * 3)
@@ -131,8 +131,8 @@ def test_coupled_decay_adds_to_the_gradient():
 def test_frozen_parameters_are_left_out(config):
     model = network(torch.float32)
     model[0].requires_grad_(requires_grad=False)
-    (group,) = build(config, model.parameters()).param_groups
-    assert len(group["params"]) == len(list(model.parameters())) - 2
+    (group,) = build(config, model).param_groups
+    assert len(group["params"]) == len(list(model)) - 2
     assert all(parameter.requires_grad for parameter in group["params"])
 
 
@@ -162,6 +162,7 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
     from hpc.objective import Objective
     from hpc.progress import Silent
     from hpc.signals import StopRequest
+    from hpc.watch import Watch
 
     class Nowhere:
         def save(self, *_: Any, **__: Any) -> None:
@@ -180,10 +181,10 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
             return super().loss(answer, targets.double())
 
     parts = Parts(
-        config, comm, device, model, build(config.optimizer, model.parameters()),
+        config, comm, device, model, build(config.optimizer, model),
         NoExchange(comm, model, Agenda(1, None, 1), seed=0, consensus_every=None),
-        Doubles("regression", device, torch.float32), Feed(), "", Nowhere(), Heartbeat(tmp_path, 0, 1, {}),
-        StopRequest(), lambda *_: None,
+        Doubles("regression", device, torch.float32), list(model.parameters()), Watch(), Feed(), "", Nowhere(),
+        Heartbeat(tmp_path, 0, 1, {}), StopRequest(), lambda *_: None,
     )  # fmt: skip
     Engine(parts).run(Silent())
     after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])

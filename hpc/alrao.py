@@ -1,0 +1,95 @@
+"""A run whose network has an output layer for each of many learning rates (Alrao)."""
+
+import torch
+from torch import nn
+
+from hpc.communicator import Communicator
+from hpc.config.training import Alrao as AlraoConfig
+from hpc.config.training import AlraoAdam, OptimizerConfig
+from hpc.errors import ConfigError
+from hpc.objective import Task
+from hpc.record import Record
+from hpc.seeding import seed_for
+from hpc.watch import Watch
+from structlearn.alrao import Alrao, PerUnit
+
+
+def wrap(config: OptimizerConfig, model: nn.Module, task: Task, seed: int) -> nn.Module:
+    """The network's Alrao version where the optimiser asks for it, its heads drawn from the seed alone.
+
+    Raises:
+        ConfigError: the network has no linear output layer.
+    """
+    if not isinstance(config, AlraoConfig | AlraoAdam):
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "heads"))
+        try:
+            return Alrao(
+                model, task="regression" if task == "regression" else "classification", heads=config.heads,
+                head=config.head, theta=config.theta, per=config.per,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(f"optimizer.name: {config.name} cannot train this network: {error}") from error
+
+
+def trunk(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters whose gradients may be clipped: all, but for those of an Alrao network's heads.
+
+    Each head learns from its own loss, whose gradient has nothing to do with how long the others' are.
+    """
+    heads = {id(parameter) for parameter in model.heads.parameters()} if isinstance(model, Alrao) else set()
+    return [parameter for parameter in model.parameters() if id(parameter) not in heads]
+
+
+class AlraoWatch(Watch):
+    """Writes down the posterior over the heads, as rank 0 holds it, and how many heads and units are lost.
+
+    Args:
+        config: the section ``optimizer``.
+        network: the network.
+        optimizer: its optimiser.
+    """
+
+    def __init__(self, config: AlraoConfig | AlraoAdam, network: Alrao, optimizer: PerUnit) -> None:
+        self._network, self._optimizer = network, optimizer
+        self._every, self._drop_after = config.posterior_every, config.drop_heads_after
+        self._drawn = {name.removeprefix("model."): rates.cpu().clone() for name, rates in optimizer.rates.items()}
+        self._seen: list[tuple[int, torch.Tensor]] = []
+
+    def after_step(self, step: int) -> None:
+        """Every so many steps, note the posterior on the device."""
+        if self._every is not None and step % self._every == 0:
+            self._note(step)
+
+    def after_epoch(self, epoch: int, step: int, comm: Communicator) -> None:
+        """Note the posterior of the consensus; after the epoch that the configuration says, drop all heads but one."""
+        if not self._seen or self._seen[-1][0] != step:
+            self._note(step)
+        if epoch != self._drop_after:
+            return
+        best, *_ = comm.gather(int(self._network.switch.posterior().argmax()), "agree on the best head")
+        self._network.drop(best)
+
+    def record(self, record: Record) -> None:
+        """Rates once; rows of the posterior since the last time."""
+        table = record.alrao
+        table.rates = table.rates or self._drawn
+        for step, numbers in self._seen:
+            *posterior, heads, units = numbers.tolist()
+            table.append(step, posterior, int(heads), int(units))
+        self._seen.clear()
+
+    def _note(self, step: int) -> None:
+        switch = self._network.switch
+        lost = torch.stack([(~switch.alive).sum(), self._optimizer.lost]).double()
+        self._seen.append((step, torch.cat([switch.posterior().exp(), lost])))
+
+
+def watch(config: OptimizerConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> Watch:
+    """What is seen of a run beside its steps."""
+    if isinstance(config, AlraoConfig | AlraoAdam):
+        assert isinstance(model, Alrao)
+        assert isinstance(optimizer, PerUnit)
+        return AlraoWatch(config, model, optimizer)
+    return Watch()
