@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 _CAT: Final = (torch.cat, torch.concat, torch.concatenate)
 
 
+class _Tracer(fx.Tracer):
+    """Looks into no layer: a module with parameters and no modules within is one, whoever wrote it."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = next(m.parameters(recurse=False), None) is not None
+        return (own and next(m.children(), None) is None) or super().is_leaf_module(m, module_qualified_name)
+
+
 def graph_of(model: nn.Module) -> fx.Graph | None:
     """The network's graph by torch.fx; None where its forward pass depends on values."""
     try:
-        return fx.Tracer().trace(model)
+        return _Tracer().trace(model)
     except Exception:  # noqa: BLE001  whatever a forward pass does with a proxy in place of a value
         return None
 
