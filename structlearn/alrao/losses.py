@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Task = Literal["classification", "regression"]
 
@@ -46,6 +47,7 @@ class _Classes(torch.autograd.Function):
         return loss, likelihoods
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.saved_tensors[0] * gradients[0], None, None
 
@@ -63,6 +65,7 @@ class _Gaussians(torch.autograd.Function):
         return loss, likelihoods
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.saved_tensors[0] * gradients[0], None, None
 
@@ -73,12 +76,17 @@ def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     If no head's are finite the trouble is not theirs, and the loss says so.
     """
     likelihoods = log_p.mean(1)
-    finite = likelihoods.isfinite() & (posterior > -math.inf)
-    usable = finite | ~finite.any()
-    weights = posterior.to(log_p.dtype).masked_fill(~usable, -math.inf).log_softmax(0)
+    usable, weights = weights_of(likelihoods.isfinite(), posterior.to(log_p.dtype))
     joint = log_p.masked_fill(~usable[:, None], 0.0) + weights[:, None]
     total = joint.logsumexp(0)
     return -total.mean(), likelihoods, (joint - total).exp_(), usable
+
+
+def weights_of(finite: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
+    """(who takes part, their log weights), both [K]: those whose answers are finite; all, if nobody's are."""
+    sound = finite & (posterior > -math.inf)
+    usable = sound | ~sound.any()
+    return usable, posterior.masked_fill(~usable, -math.inf).log_softmax(0)
 
 
 def _keep(ctx: Any, own: Tensor, shares: Tensor, usable: Tensor) -> None:
