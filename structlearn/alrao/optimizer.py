@@ -47,10 +47,10 @@ class PerUnit(Optimizer):
     :func:`structlearn.units.units`; ``lr`` is a factor on all of them, 1 at the start, so that any learning-rate
     schedule multiplies them all. A head of :class:`Alrao` is one unit; heads have their rates from a grid.
 
-    A unit whose step would be LIMIT or more is *lost*: its parameters become 0 and its rate, too, and ``lost`` counts
-    it. So it cannot spoil the units that are fed by it. Where a gradient is not finite the unit makes no step. On a CPU
-    this costs one reading of the step's numbers; on other devices, where to look at a number would be to wait for it,
-    it is done without looking.
+    A unit whose step would be LIMIT or more is *lost*: all its parameters become 0 and its rate, too, and ``lost``
+    counts it. So it cannot spoil the units that are fed by it. Where a parameter's gradient is not finite, the unit's
+    part of it makes no step. On a CPU this costs one reading of the step's numbers; on other devices, where to look at
+    a number would be to wait for it, it is done without looking.
 
     Args:
         network: Any network; for one that is an :class:`Alrao` a step also updates its switch.
@@ -203,13 +203,14 @@ class PerUnit(Optimizer):
             gone = torch.where(broken, beyond, top * rates * size >= LIMIT)
             for values in (directions[place], *(each[place] for each in carried)):
                 values.masked_fill_(broken | gone, 0.0)
-            parameter.masked_fill_(gone, 0.0)
             index = self._index[self._names.index(name)]
             lost.index_add_(0, index.flatten(), gone.flatten().to(lost.dtype))
-        group["lost"].logical_or_(lost > 0)
-        group["rates"].masked_fill_(group["lost"], 0.0)
-        for parts, index in zip(self._rates, self._index, strict=True):
+        now = lost > 0
+        group["lost"].logical_or_(now)
+        group["rates"].masked_fill_(now, 0.0)
+        for parameter, parts, index in zip(group["params"], self._rates, self._index, strict=True):
+            parameter.masked_fill_(now[index], 0.0)  # also what other chunks have of the unit
             parts.copy_(group["rates"][index])
         if isinstance(self._network, Alrao):
             heads = self.layers[f"model.{self._network.head}"]
-            self._network.switch.alive.logical_and_(~group["lost"][heads.start : heads.stop])
+            self._network.switch.lose(now[heads.start : heads.stop])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from structlearn.checks import check_count, check_share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Switch(nn.Module):
@@ -50,6 +53,16 @@ class Switch(nn.Module):
         self.register_buffer("alive", torch.ones(count, dtype=torch.bool))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Switch:
+        """Go to another device with the network, but stay float64 where it becomes float32 or less."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            there = fn(tensor)
+            return there if there.dtype == tensor.dtype else tensor.to(there.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def posterior(self) -> Tensor:
         """The log probability of each predictor, [K], float64; -inf for one that is lost. Normalised."""
         return self._only_alive(self.logw.logsumexp(0)).log_softmax(0)
@@ -65,9 +78,9 @@ class Switch(nn.Module):
             mean: [K], the mean log-likelihood of an example under each.
             examples: How many there were, a scalar.
         """
-        finite = mean.isfinite() & self.alive
-        spoilt = ~finite.any()
-        self.alive.logical_and_(finite | spoilt)
+        finite = mean.isfinite()
+        spoilt = ~(finite & self.alive).any()
+        self.lose(~finite)
         if self.count == 1:
             return
         evidence = (mean if self.per == "batch" else mean * examples).masked_fill(spoilt, 0.0)
@@ -77,6 +90,11 @@ class Switch(nn.Module):
         stay = torch.stack([-(1 / time).log1p(), torch.zeros_like(time)])[:, None]  # ln(1 - 1/(t+1)), and ln 1
         logw = self._only_alive(torch.logaddexp(logw + stay, self._refill + pool))
         self.logw.copy_(logw - logw.logsumexp((0, 1)))
+
+    def lose(self, lost: Tensor) -> None:
+        """Never trust these again, [K] bool; unless nobody would be left: then nothing happens."""
+        left = self.alive & ~lost
+        self.alive.copy_(torch.where(left.any(), left, self.alive))
 
     def _only_alive(self, log_weights: Tensor) -> Tensor:
         return log_weights.masked_fill(~self.alive, -math.inf)
