@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Task = Literal["classification", "regression"]
 
@@ -47,9 +46,8 @@ class _Classes(torch.autograd.Function):
         return loss, likelihoods
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * gradients[0], None, None
+        return _slopes(ctx, gradients[0]), None, None
 
 
 class _Gaussians(torch.autograd.Function):
@@ -65,9 +63,8 @@ class _Gaussians(torch.autograd.Function):
         return loss, likelihoods
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * gradients[0], None, None
+        return _slopes(ctx, gradients[0]), None, None
 
 
 def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -93,3 +90,11 @@ def _keep(ctx: Any, own: Tensor, shares: Tensor, usable: Tensor) -> None:
     """Save both gradients of the mean loss: the mixture's, and each head's own."""
     own.masked_fill_(~usable[:, None, None], 0.0).div_(own.shape[1])
     ctx.save_for_backward(torch.stack([own * shares.unsqueeze(-1), own]))
+
+
+def _slopes(ctx: Any, gradient: Tensor) -> Tensor:
+    """What was saved, times the gradient from above; with create_graph=True it would silently lack second parts."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the mixture's loss has first derivatives only; call backward without create_graph")
+    saved: Tensor = ctx.saved_tensors[0]
+    return saved * gradient
