@@ -152,7 +152,7 @@ class PerUnit(Optimizer):
     def _chunks(self, group: dict[str, Any]) -> Iterator[Chunk]:
         """The parameters that have gradients, on a CPU a few at a time."""
         chosen, count = list[int](), 0
-        whole = math.inf if group["rates"].device.type != "cpu" else CHUNK
+        whole = CHUNK if _at_hand(group["rates"]) else math.inf
         for place, parameter in enumerate(group["params"]):
             if parameter.grad is None:
                 continue
@@ -192,15 +192,16 @@ class PerUnit(Optimizer):
         """See to it that no step is LIMIT or more, or not finite."""
         norms = torch.stack(torch._foreach_norm(directions, math.inf))  # noqa: SLF001
         fine = (norms * chunk.top * size < LIMIT).all()
-        if fine.device.type == "cpu" and fine:
+        if _at_hand(fine) and fine:
             return
         lost = torch.zeros_like(group["rates"])
         for place, name in enumerate(chunk.names):
             parameter, rates = chunk.parameters[place], chunk.rates[place]
             top = largest(self._table, name, directions[place])
             broken = ~top.isfinite()
-            beyond = ~(largest(self._table, name, parameter) < LIMIT)
-            gone = torch.where(broken, beyond, top * rates * size >= LIMIT)
+            own = largest(self._table, name, parameter)
+            # A head that is not finite has no gradient, but makes the trunk's NaN: it, too, must go.
+            gone = torch.where(broken, ~(own < LIMIT), (top * rates * size >= LIMIT) | ~own.isfinite())
             for values in (directions[place], *(each[place] for each in carried)):
                 values.masked_fill_(broken | gone, 0.0)
             index = self._index[self._names.index(name)]
@@ -214,3 +215,8 @@ class PerUnit(Optimizer):
         if isinstance(self._network, Alrao):
             heads = self.layers[f"model.{self._network.head}"]
             self._network.switch.lose(now[heads.start : heads.stop])
+
+
+def _at_hand(values: Tensor) -> bool:
+    """Can these be looked at without waiting for a device?"""
+    return values.device.type == "cpu"
