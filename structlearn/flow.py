@@ -34,8 +34,9 @@ def followed(model: nn.Module, outputs: Mapping[str, Tensor | None]) -> dict[str
     """For each leaf module by name: the units that the channels of its input are, where that can be known.
 
     Values pass through whatever keeps channels in place: activations, pooling, normalisation. A concatenation along
-    the channels has the units of all parts; a sum those of its first term (a residual branch comes before its
-    shortcut). What changes the channels in other ways is found out by whoever compares their number.
+    the channels has the units of all parts; a sum those of its first term (the branch in a ResNet; the shortcut in a
+    wide one, which is written the other way round). What changes the channels in other ways is found out by whoever
+    compares their number.
 
     Args:
         model: The network.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from structlearn.alrao import SGD, Adam, Alrao, optimizer
 from structlearn.alrao.optimizer import LIMIT, PerUnit
+from structlearn.models import MODELS, build
 
 KINDS = pytest.mark.parametrize("kind", [SGD, Adam])
 
@@ -182,6 +183,25 @@ def test_the_way_without_a_look_gives_the_same_bits(
         assert (int(optimiser.lost) > 0) == (high > 1)
         results.append([*net.state_dict().values(), *optimiser.rates.values()])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@both_ways
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_steps_at_all_rates(name: str) -> None:
+    torch.manual_seed(0)
+    shape = {"lstm": (6,), "mlp": (4,)}.get(name, (3, 32, 32))
+    net = Alrao(build(name, shape, 3, width=0.125), heads=3)
+    optimiser = SGD(net, momentum=0.9, weight_decay=1e-4)
+    x = torch.randint(3, (4, *shape)) if name == "lstm" else torch.randn(4, *shape)
+    y = x if name == "lstm" else torch.arange(4) % 3
+    for _ in range(3):
+        loss = net.loss(net(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        assert loss.isfinite()
+    assert all(parameter.isfinite().all() for parameter in net.parameters())
+    assert net.eval()(x).isfinite().all()
 
 
 @KINDS

@@ -138,8 +138,6 @@ def test_the_best_head_alone_is_a_plain_network(name: str) -> None:
     torch.testing.assert_close(net.eval()(x), mixed, **EXACT)
     assert plain.training
     assert not net.best().training
-    plain.get_submodule(net.head).weight.data.zero_()  # a copy
-    assert net.heads.weight.all()
 
 
 def test_after_drop_the_others_are_never_trusted_again_and_still_learn() -> None:
@@ -159,14 +157,14 @@ def test_evidence_is_summed_over_losses_until_the_update() -> None:
     for part in (slice(0, 5), slice(5, 7)):
         net.loss(net(x[part]), y[part]).backward()
     whole.loss(whole(x), y).backward()
-    assert float(net.evidence[-1]) == 7
     torch.testing.assert_close(net.evidence, whole.evidence, **EXACT)
+    assert net.evidence[-1] == 7
     for each in (net, whole):
         each.update()
     torch.testing.assert_close(net.switch.logw, whole.switch.logw, **EXACT)
     assert not net.evidence.any()
     net.update()  # nothing was said since
-    assert int(net.switch.steps) == 1
+    assert net.switch.steps == 1
 
 
 def test_the_switch_is_told_what_was_said_before_the_step() -> None:
@@ -299,4 +297,3 @@ def test_features_that_overflow_are_not_the_heads_fault() -> None:
 def test_adopting_gives_a_network_and_its_optimiser() -> None:
     net, optimizer = adopt(perceptron(), optimizer="adam", task="regression", heads=4, lr_max=0.1)
     assert (net.task, net.switch.count, len(optimizer.rates["model.2"])) == ("regression", 4, 4)
-    assert set(optimizer.rates) == {"model.0", "model.2"}
