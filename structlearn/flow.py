@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 _CAT: Final = (torch.cat, torch.concat, torch.concatenate)
 
 
+class _Tracer(fx.Tracer):
+    """Looks into no layer: a module with parameters and no modules within is one, whoever wrote it."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = next(m.parameters(recurse=False), None) is not None
+        return (own and next(m.children(), None) is None) or super().is_leaf_module(m, module_qualified_name)
+
+
 def graph_of(model: nn.Module) -> fx.Graph | None:
     """The network's graph by torch.fx; None where its forward pass depends on values."""
     try:
-        return fx.Tracer().trace(model)
+        return _Tracer().trace(model)
     except Exception:  # noqa: BLE001  whatever a forward pass does with a proxy in place of a value
         return None
 
@@ -26,8 +34,9 @@ def followed(model: nn.Module, outputs: Mapping[str, Tensor | None]) -> dict[str
     """For each leaf module by name: the units that the channels of its input are, where that can be known.
 
     Values pass through whatever keeps channels in place: activations, pooling, normalisation. A concatenation along
-    the channels has the units of all parts; a sum those of its first term (a residual branch comes before its
-    shortcut). What changes the channels in other ways is found out by whoever compares their number.
+    the channels has the units of all parts; a sum those of its first term (the branch in a ResNet; the shortcut in a
+    wide one, which is written the other way round). What changes the channels in other ways is found out by whoever
+    compares their number.
 
     Args:
         model: The network.

@@ -60,8 +60,14 @@ class Units:
         return torch.arange(start, start + count)
 
 
-def units(model: nn.Module) -> Units:
-    """The table of a network: every parameter (shared ones once) and the units its entries belong to."""
+def units(model: nn.Module, inside: str = "") -> Units:
+    """The table of a network: every parameter (shared ones once) and the units its entries belong to.
+
+    Args:
+        model: The network.
+        inside: The part of it whose flow of values is followed, by name, where the whole cannot be: an
+            :class:`structlearn.alrao.Alrao` looks at the shape of what its ``model`` answers.
+    """
     table = Units()
     first = {parameter: name for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False)))}
     norms: dict[str, nn.Module] = {}
@@ -81,7 +87,9 @@ def units(model: nn.Module) -> Units:
         _number(table, name, module, own)
         last = _outputs(table, name, module)
     if norms:
-        origins = followed(model, {name: _outputs(table, name, module) for name, module in model.named_modules()})
+        part = model.get_submodule(inside)
+        channels = {name: _outputs(table, _join(inside, name), module) for name, module in part.named_modules()}
+        origins = {_join(inside, name): numbers for name, numbers in followed(part, channels).items()}
         for name, module in norms.items():
             _couple(table, name, module, (origins.get(name), before[name]))
     return table
@@ -93,8 +101,10 @@ def _number(table: Units, name: str, module: nn.Module, own: Mapping[str, nn.Par
     if isinstance(module, nn.RNNBase):
         _number_recurrent(table, name, module, own)
     elif isinstance(module, COLUMNS):
-        table.index[_join(name, "weight")] = table.add(name, module.embedding_dim)
-    elif isinstance(module, TRANSPOSED):
+        table.index[_join(name, "weight")] = table.add(name, module.embedding_dim).view(1, -1)
+    elif isinstance(module, nn.MultiheadAttention):
+        _number_attention(table, name, module, own)
+    elif isinstance(module, TRANSPOSED) and "weight" in own:
         numbers = table.add(name, module.out_channels)
         grouped = numbers.view(module.groups, 1, -1).expand(-1, module.in_channels // module.groups, -1)
         rows = numbers.view(1, -1) if module.groups == 1 else grouped.flatten(0, 1)
@@ -129,9 +139,22 @@ def _number_recurrent(table: Units, name: str, module: nn.RNNBase, own: Mapping[
                 table.index[_join(name, key)] = _along(rows, own[key])
 
 
+def _number_attention(table: Units, name: str, module: nn.MultiheadAttention, own: Mapping[str, nn.Parameter]) -> None:
+    """Rows of the projections of queries, keys and values, in this order, in one matrix or in three."""
+    numbers = table.add(name, 3 * module.embed_dim)
+    queries, keys, values = numbers.chunk(3)
+    rows = {"q_proj_weight": queries, "k_proj_weight": keys, "v_proj_weight": values}
+    columns = {"bias_k": keys, "bias_v": values}
+    for key, parameter in own.items():
+        index = columns[key].view(1, 1, -1) if key in columns else _along(rows.get(key, numbers), parameter)
+        table.index[_join(name, key)] = index
+
+
 def _outputs(table: Units, name: str, module: nn.Module) -> Tensor | None:
     """The units that a layer's output channels are, in order; None where it has none."""
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, nn.MultiheadAttention):
+        layers = [table.layers.get(_join(name, "out_proj"))]
+    elif isinstance(module, nn.RNNBase):
         prefix = "projection_l" if getattr(module, "proj_size", 0) else "l"
         last = [f"{prefix}{module.num_layers - 1}{way}" for way in ("", "_reverse")[: 1 + module.bidirectional]]
         layers = [table.layers.get(_join(name, each)) for each in last]

@@ -92,7 +92,7 @@ class _Stacked(torch.autograd.Function):
             rows = z.reshape(-1, features).to(weight.dtype)
             answers = linear(rows, weight.view(-1, features), None if bias is None else bias.view(-1))
         ctx.save_for_backward(rows, weight)
-        ctx.shape, ctx.dtype, ctx.biased = z.shape, z.dtype, bias is not None
+        ctx.shape, ctx.dtype, ctx.biased, ctx.times = z.shape, z.dtype, bias is not None, times
         stacked = answers.new_empty(times, count, len(rows), classes)
         stacked.copy_(answers.view(1, -1, count, classes).transpose(1, 2))
         return stacked.view(times * count * z.shape[0], *z.shape[1:-1], classes)
@@ -102,7 +102,7 @@ class _Stacked(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         count, classes, features = weight.shape
         (gradient,) = gradients
-        mixture, own = gradient.reshape(2, count, -1, classes)
+        mixture, own = gradient.reshape(ctx.times, count, -1, classes).expand(2, -1, -1, -1)
         to_features = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
             flat = mixture.transpose(0, 1).reshape(-1, count * classes)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 Task = Literal["classification", "regression"]
+
+FAR: Final = 1e15
+"""A head whose examples are this unlikely (e to the -FAR) does not come back."""
 
 
 def mixture_loss(task: Task, outputs: Tensor, targets: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +50,7 @@ class _Classes(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * gradients[0], None, None
+        return _slopes(ctx, gradients[0]), None, None
 
 
 class _Gaussians(torch.autograd.Function):
@@ -64,7 +67,7 @@ class _Gaussians(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * gradients[0], None, None
+        return _slopes(ctx, gradients[0]), None, None
 
 
 def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -73,14 +76,29 @@ def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     If no head's are finite the trouble is not theirs, and the loss says so.
     """
     likelihoods = log_p.mean(1)
-    finite = (likelihoods > -math.inf) & (posterior > -math.inf)
-    out = ~finite & finite.any()
-    weights = posterior.to(log_p.dtype).masked_fill_(out, -math.inf).log_softmax(0)
+    out, weights = weights_of(sound(likelihoods), posterior.to(log_p.dtype))
     joint = log_p.masked_fill(out[:, None], 0.0).add_(weights[:, None])
     top = joint.amax(0)
     shares = joint.sub_(top).exp_()
     total = shares.sum(0)
     return -(total.log() + top).mean(), likelihoods, shares.div_(total), out
+
+
+def sound(likelihoods: Tensor) -> Tensor:
+    """Is a mean log-likelihood finite, and not so far off that the head's weights are about to leave float32?"""
+    return likelihoods.abs() < FAR
+
+
+def weights_of(finite: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
+    """(who takes no part, the others' log weights), both [K]: those whose answers are not finite, unless nobody's are.
+
+    Args:
+        finite: [K], are a head's answers finite?
+        posterior: [K], log weights; -inf: it takes no part.
+    """
+    part = finite & (posterior > -math.inf)
+    out = ~part & part.any()
+    return out, posterior.masked_fill(out, -math.inf).log_softmax(0)
 
 
 def _keep(ctx: Any, own: Tensor, shares: Tensor, out: Tensor) -> None:
@@ -89,3 +107,11 @@ def _keep(ctx: Any, own: Tensor, shares: Tensor, out: Tensor) -> None:
     torch.div(own.masked_fill_(out[:, None, None], 0.0), own.shape[1], out=both[1])
     torch.mul(both[1], shares.unsqueeze(-1), out=both[0])
     ctx.save_for_backward(both)
+
+
+def _slopes(ctx: Any, gradient: Tensor) -> Tensor:
+    """What was saved, times the gradient from above; with create_graph=True it would silently lack second parts."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the mixture's loss has first derivatives only; call backward without create_graph")
+    saved: Tensor = ctx.saved_tensors[0]
+    return saved * gradient

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from math import prod
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 from structlearn.alrao.heads import Heads
-from structlearn.alrao.losses import Task, mixture_loss
+from structlearn.alrao.losses import Task, mixture_loss, weights_of
 from structlearn.alrao.switch import Switch
 from structlearn.checks import check_choice
 from structlearn.flow import last_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BOUND: Final = 1e4
 """A loss so many times that of knowing nothing is no loss that training goes through."""
@@ -96,6 +99,12 @@ class Alrao(nn.Module):
         """
         return self._evidence
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Alrao:
+        """As every module; what is summed up stays float64, as the switch does."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._evidence = self._evidence.double()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """In evaluation the prediction, as :meth:`predict`; in training all heads' answers, for :meth:`loss`.
 
@@ -103,13 +112,14 @@ class Alrao(nn.Module):
         second the heads' own weights (:class:`Heads`). Without gradients (1, K, batch, ...).
         """
         stacked = self.model(x)
-        if not isinstance(stacked, Tensor) or stacked.shape[0] % (self.switch.count * x.shape[0]):
+        times = 2 if self.heads.training and torch.is_grad_enabled() else 1
+        if not isinstance(stacked, Tensor) or stacked.shape[:1] != (times * self.switch.count * x.shape[0],):
             got = f"shape {tuple(stacked.shape)}" if isinstance(stacked, Tensor) else type(stacked).__name__
             raise ValueError(
                 f"the network answers {x.shape[0]} examples with {got}; Alrao needs one tensor whose first axis is the "
                 f"batch, each example treated apart from the output layer on"
             )
-        outputs = stacked.unflatten(0, (-1, self.switch.count, x.shape[0]))
+        outputs = stacked.unflatten(0, (times, self.switch.count, x.shape[0]))
         return outputs if self.training else self.predict(outputs)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -136,13 +146,17 @@ class Alrao(nn.Module):
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The mixture's answer: log-probabilities, or the mean; (batch, ...) from (times, K, batch, ...)."""
-        posterior = self.switch.posterior()
         own = outputs[0]
-        log_a = posterior.to(own.dtype).view(-1, *[1] * (own.dim() - 1))
-        own = own.masked_fill(log_a == -torch.inf, 0.0)  # a lost head may answer nan
-        if self.task == "regression":
-            return (own * log_a.exp()).sum(0)
-        return (own.log_softmax(self._class_axis(own.dim())) + log_a).logsumexp(0)
+        if self.task == "classification":
+            own = own.log_softmax(self._class_axis(own.dim()))
+            finite = ~own.isnan().flatten(1).any(1)  # a probability may be 0
+        else:
+            finite = own.isfinite().flatten(1).all(1)
+        out, log_a = weights_of(finite, self.switch.posterior().to(own.dtype))
+        aside = [-1, *[1] * (own.dim() - 1)]
+        own = own.masked_fill((out | (log_a == -torch.inf)).view(aside), 0.0)  # a lost head may answer nan
+        log_a = log_a.view(aside)
+        return (own * log_a.exp()).sum(0) if self.task == "regression" else (own + log_a).logsumexp(0)
 
     def update(self) -> None:
         """Let the switch see what the heads said since the last update. Nothing happens if they said nothing."""
@@ -180,21 +194,23 @@ class Alrao(nn.Module):
     def _flat(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(times, K, N, C) and (N) or (N, C)."""
         times, count, *shape = outputs.shape
-        if self.task == "classification":
-            outputs = outputs.movedim(self._class_axis(outputs.dim() - 1) + 1, -1)
-            wanted = list(outputs.shape[2:-1])
-        else:
-            if len(shape) == 1:
-                outputs, targets = outputs.unsqueeze(-1), targets.unsqueeze(-1)
-            wanted = list(outputs.shape[2:])
+        regression = self.task == "regression"
+        if regression and len(shape) == 1:
+            outputs = outputs.unsqueeze(-1)
+            targets = targets.unsqueeze(-1)
+        axis = self._class_axis(outputs.dim() - 1) + 1
+        wanted = [size for place, size in enumerate(outputs.shape[2:], 2) if regression or place != axis]
         if list(targets.shape) != wanted:
             raise ValueError(
                 f"the targets have the shape {tuple(targets.shape)}, but the answers {tuple(shape)} for {self.task} "
                 f"need {tuple(wanted)}"
             )
+        outputs = outputs.movedim(axis, -1)
+        if regression:
+            targets = targets.movedim(axis - 2, -1)
         examples = prod(outputs.shape[2:-1])
         flat = outputs.reshape(times, count, examples, outputs.shape[-1])
-        return flat, targets.reshape(examples, *[-1] * (self.task == "regression"))
+        return flat, targets.reshape(examples, *[-1] * regression)
 
 
 def _output_layer(model: nn.Module, name: str | None) -> tuple[str, nn.Linear | nn.Conv2d]:

@@ -29,11 +29,11 @@ class PerUnit(Optimizer):
     schedule multiplies them all. A head of :class:`Alrao` is one unit; heads have their rates from a grid.
 
     For an :class:`Alrao` network, a unit that explodes does not spoil the others. It shows in the next loss: where that
-    is beyond all bounds (:attr:`Alrao.evidence`), the gradients, which it has spoilt, count as zero, and every unit
-    with a weight of LIMIT or more, or one that is no number, is *lost*: its parameters become 0, and its rate. (To
-    watch the weights themselves takes one more pass through them, 0.6 of a whole step without momentum.) On a CPU the
-    loss is a number at hand; elsewhere, where to look at it would be to wait for it, the gradients are zeroed without
-    looking, and the units seen to when the number has come.
+    is beyond all bounds (:attr:`Alrao.evidence`), the gradients, which it has spoilt, count as zero, and the units with
+    the largest weights (LIMIT or more, within a factor of 1000) are *lost*: their parameters become 0, and their rates.
+    (To watch the weights themselves takes one more pass through them, 0.6 of a whole step without momentum.) On a CPU
+    the loss is a number at hand; elsewhere, where to look at it would be to wait for it, the gradients are zeroed
+    without looking, and the units seen to when the number has come.
 
     Args:
         network: Any network; for one that is an :class:`Alrao` a step also updates its switch.
@@ -60,7 +60,7 @@ class PerUnit(Optimizer):
         frozen: float = 0.0,
         seed: int = 0,
     ) -> None:
-        table = units(network)
+        table = units(network, inside="model" if isinstance(network, Alrao) else "")
         named = {name: each for name, each in network.named_parameters() if each.requires_grad and each.numel()}
         if not named:
             raise ValueError("the network has no parameter that can be trained; give one that has")
@@ -74,7 +74,7 @@ class PerUnit(Optimizer):
         self._network = network if isinstance(network, Alrao) else None
         self._table, self._names = table, list(named)
         self._index = [table.index[name].to(device) for name in named]
-        self._late: Late | None = Late() if device.type == "cuda" else None
+        self._late = None if _at_hand(rates.to(device)) else Late()
         lost = torch.zeros(len(rates), dtype=torch.bool, device=device)
         group = {"params": list(named.values()), "rates": rates.to(device), "lost": lost}
         super().__init__([group], {"lr": 1.0, **defaults})
@@ -178,12 +178,14 @@ class PerUnit(Optimizer):
         return chosen
 
     def _exploded(self) -> Tensor:
-        """[units], bool: does a unit have a weight of LIMIT or more, or one that is no number?"""
+        """[units], bool: is a weight of a unit LIMIT or more and a thousandth of the largest at least, or no number?"""
         (group,) = self.param_groups
+        tops = [largest(self._table, name, each) for name, each in zip(self._names, group["params"], strict=True)]
+        most = torch.stack([top.nan_to_num(nan=torch.inf).max() for top in tops]).max()
+        limit = (most / 1000).clamp(min=LIMIT)
         counts = torch.zeros_like(group["rates"])
-        for name, parameter, index in zip(self._names, group["params"], self._index, strict=True):
-            beyond = ~(largest(self._table, name, parameter) < LIMIT)
-            counts.index_add_(0, index.flatten(), beyond.flatten().to(counts.dtype))
+        for top, index in zip(tops, self._index, strict=True):
+            counts.index_add_(0, index.flatten(), (~(top < limit)).flatten().to(counts.dtype))
         return counts > 0
 
     def _lose(self, units: Tensor) -> None:
@@ -199,17 +201,24 @@ class PerUnit(Optimizer):
             self._rates[place].masked_fill_(gone, 0.0)
         if self._network is not None:
             heads = self.layers[f"model.{self._network.head}"]
-            self._network.switch.alive.logical_and_(~units[heads.start : heads.stop])
+            self._network.switch.lose(units[heads.start : heads.stop])
+
+
+def _at_hand(values: Tensor) -> bool:
+    """Can these be looked at without waiting for a device?"""
+    return values.device.type == "cpu"
 
 
 class Late:
-    """Reads numbers of a CUDA device some steps later, when they have come by themselves."""
+    """Reads numbers of a CUDA device some steps later, when they have come by themselves. Of other devices, never."""
 
     def __init__(self) -> None:
         self._under_way: list[tuple[Any, Tensor]] = []
 
     def seen(self, flags: Tensor) -> list[list[bool]]:
-        """Send for these flags; those sent for before that have come and of which one is true."""
+        """Send for these flags; the newest that were sent for before and have come, if one of them is true."""
+        if flags.device.type != "cuda":
+            return []
         there = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
         there.copy_(flags, non_blocking=True)
         self._under_way.append((torch.cuda.current_stream(flags.device).record_event(), there))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from structlearn.alrao.losses import sound
 from structlearn.checks import check_count, check_share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Switch(nn.Module):
@@ -50,6 +54,16 @@ class Switch(nn.Module):
         self.register_buffer("alive", torch.ones(count, dtype=torch.bool))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Switch:
+        """Go to another device with the network, but stay float64 where it becomes float32 or less."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            there = fn(tensor)
+            return there if there.dtype == tensor.dtype else tensor.to(there.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def posterior(self) -> Tensor:
         """The log probability of each predictor, [K], float64; -inf for one that is lost. Normalised."""
         return torch.logaddexp(*self.logw).masked_fill(~self.alive, -math.inf).log_softmax(0)
@@ -58,15 +72,15 @@ class Switch(nn.Module):
     def update(self, mean: Tensor, examples: Tensor, spoilt: Tensor | bool = False) -> None:
         """Take what each predictor said before it was updated.
 
-        A predictor whose likelihood is not finite is lost, unless that is so of all that are left: then the trouble is
-        not theirs, and the step says nothing.
+        A predictor whose likelihood is not finite, or as good as zero, is lost, unless that is so of all that are left:
+        then the trouble is not theirs, and the step says nothing.
 
         Args:
             mean: [K], the mean log-likelihood of an example under each.
             examples: How many there were, a scalar.
             spoilt: Does the step say nothing in any case?
         """
-        finite = (mean > -math.inf) & self.alive
+        finite = sound(mean) & self.alive
         spoilt = ~finite.any() | spoilt
         self.alive.logical_and_(finite | spoilt)
         if self.count == 1:
@@ -78,3 +92,8 @@ class Switch(nn.Module):
         pool = logw[0].exp().sum().log_().sub_(time.log1p())  # those who change now: 1 / (t + 1) of those who may
         logw[0].add_(time.log() - time.log1p())
         self.logw.copy_(torch.logaddexp(logw, self._refill + pool))
+
+    def lose(self, lost: Tensor) -> None:
+        """Never trust these again, [K] bool; unless nobody would be left: then nothing happens."""
+        left = self.alive & ~lost
+        self.alive.copy_(torch.where(left.any(), left, self.alive))
