@@ -106,7 +106,8 @@ class _Stacked(torch.autograd.Function):
         to_features = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
             flat = mixture.transpose(0, 1).reshape(-1, count * classes)
-            to_features = (flat @ weight.view(-1, features)).view(ctx.shape).to(ctx.dtype)
+            # A head that is not finite has no gradient, but 0 times it is nan: then the features wait a step.
+            to_features = (flat @ weight.view(-1, features)).nan_to_num_(0.0, 0.0, 0.0).view(ctx.shape).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             to_weight = own.transpose(1, 2).reshape(count * classes, -1) @ rows
             to_weight = to_weight.view(weight.shape)

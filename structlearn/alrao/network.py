@@ -19,8 +19,8 @@ from structlearn.flow import last_layer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BOUND: Final = 1e4
-"""A loss so many times that of knowing nothing is no loss that training goes through."""
+BOUND: Final = {"classification": 4.0, "regression": 100.0}
+"""A loss so many times that of knowing nothing is no loss that training goes through: something has exploded."""
 
 
 class Alrao(nn.Module):
@@ -95,7 +95,7 @@ class Alrao(nn.Module):
         """[K + 2], float64: what has been seen since the last update, as sums that ranks in step add up before it.
 
         The examples' log-likelihoods under each head; the examples; the losses beyond all bounds: not finite, or BOUND
-        times that of knowing nothing (all classes alike; the answer 0).
+        times 1 + that of knowing nothing (all classes alike; the answer 0).
         """
         return self._evidence
 
@@ -182,10 +182,11 @@ class Alrao(nn.Module):
         return plain
 
     def _bound(self, outputs: Tensor, targets: Tensor) -> float | Tensor:
-        """BOUND times the loss of knowing nothing."""
+        """BOUND times 1 + the loss of knowing nothing."""
+        bound = BOUND[self.task]
         if self.task == "classification":
-            return BOUND * math.log(max(2, outputs.shape[-1]))
-        return BOUND * (1 + 0.5 * targets.square().sum(-1).mean())
+            return bound * (1 + math.log(outputs.shape[-1]))
+        return bound * (1 + 0.5 * targets.square().sum(-1).mean())
 
     def _class_axis(self, dim: int) -> int:
         """Where the classes are in (K, batch, ...): torch has them second for images, our sequences have them last."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from structlearn.alrao import SGD, Adam, Alrao, optimizer
 from structlearn.alrao.network import BOUND
-from structlearn.alrao.optimizer import LIMIT, PerUnit
+from structlearn.alrao.optimizer import SHARE, PerUnit
 from structlearn.models import MODELS, build
 
 KINDS = pytest.mark.parametrize("kind", [SGD, Adam])
@@ -71,16 +71,19 @@ def of_unit(net: Alrao, optimiser: PerUnit, number: int) -> list[Tensor]:
 
 @both_ways
 @KINDS
-@pytest.mark.parametrize("rate", [1e5, 1e30])
+@pytest.mark.parametrize("rate", [1e5, 1e9, 1e30])
 @pytest.mark.parametrize("layer", ["model.0", "model.2"])
 def test_a_unit_that_explodes_is_lost_and_no_other(kind: type[PerUnit], layer: str, rate: float) -> None:
     net, optimiser = adopted(kind)
     set_rate(optimiser, layer, 1, rate)
     number = optimiser.layers[layer][1]
     step(net, optimiser)
-    before = [of_unit(net, optimiser, unit) for unit in range(number)]
-    assert torch.cat(of_unit(net, optimiser, number)).abs().max() > LIMIT
-    step(net, optimiser, 1)
+    assert torch.cat(of_unit(net, optimiser, number)).abs().max() > 100
+    for later in range(1, 6):  # it may be right for a batch or two: it is lost when it shows
+        before = [of_unit(net, optimiser, unit) for unit in range(number)]
+        step(net, optimiser, later)
+        if optimiser.lost:
+            break
     assert int(optimiser.lost) == 1
     assert all(not values.any() for values in of_unit(net, optimiser, number))
     for unit in range(number):  # the gradients that it had spoilt moved nobody
@@ -101,7 +104,7 @@ def test_a_loss_beyond_all_bounds_is_given_as_the_bound(kind: type[PerUnit]) -> 
     net, optimiser = adopted(kind)
     set_rate(optimiser, "model.2", 0, 1e30)
     step(net, optimiser)
-    assert step(net, optimiser, 1) == pytest.approx(BOUND * math.log(3))
+    assert step(net, optimiser, 1) == pytest.approx(BOUND["classification"] * (1 + math.log(3)))
     posterior = net.switch.posterior()
     assert int(net.switch.steps) == 2
     assert posterior.exp().min() > 0.01  # the step said nothing about the heads
@@ -146,7 +149,7 @@ def test_heads_of_a_regression_that_diverge_are_lost(kind: type[PerUnit]) -> Non
 @both_ways
 @KINDS
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-@pytest.mark.parametrize("key", ["model.0.weight", "model.2.weight"])
+@pytest.mark.parametrize("key", ["model.0.weight", "model.2.weight", "model.4.weight"])
 def test_weights_that_are_not_finite_are_given_up_and_the_rest_waits_a_step(
     kind: type[PerUnit], value: float, key: str
 ) -> None:
@@ -184,18 +187,41 @@ def test_a_unit_whose_gradient_is_not_finite_is_lost_and_no_other(kind: type[Per
     assert all(each.isfinite().all() for each in net.parameters())
 
 
-def test_the_units_within_a_factor_of_1000_of_the_largest_are_to_blame() -> None:
+def test_the_units_that_have_grown_most_are_to_blame() -> None:
     net, optimiser = adopted(SGD)
-    layer = net.model[2]
+    layer, numbers = net.model[2], optimiser.layers["model.2"]
+    start = torch.cat([layer.weight, layer.bias[:, None]], 1).abs().amax(1).detach()
+
+    def blamed() -> list[int]:
+        return [number - numbers.start for number in optimiser._exploded().nonzero().flatten().tolist()]
+
     with torch.no_grad():
-        layer.weight[:, 0] = torch.tensor([1.0, 0.9 * LIMIT, 1.1 * LIMIT, 1.0, 1.0, 1.0])
-        assert optimiser._exploded().nonzero().flatten().tolist() == [optimiser.layers["model.2"][2]]
-        layer.bias[3] = -1e9
-        layer.weight[4, 1] = 1.1e6
-        blamed = [optimiser.layers["model.2"][unit] for unit in (3, 4)]
-        assert optimiser._exploded().nonzero().flatten().tolist() == blamed
+        layer.weight[:, 0] = start * torch.tensor([1.0, 1.9, 4.0, 1.0, 1.0, 0.5])
+        assert blamed() == [2]
+        layer.bias[3] = -2 / SHARE * start[3]  # as much of it as SHARE says
+        assert blamed() == [2, 3]
+        net.heads.weight[:] = 1e6  # heads are never to blame
+        assert blamed() == [2, 3]
         layer.weight[5, 5] = math.nan
-        assert optimiser._exploded().nonzero().flatten().tolist() == [optimiser.layers["model.2"][5]]
+        assert blamed() == [5]
+        set_rate(optimiser, "model.2", 5, 0.0)  # nor those that do not move
+        assert blamed() == [2, 3]
+
+
+@both_ways
+@pytest.mark.parametrize("heads", [1, 3])
+def test_where_all_heads_are_lost_the_answer_is_even_and_finite(heads: int) -> None:
+    torch.manual_seed(0)
+    net = Alrao(nn.Sequential(nn.Linear(4, 3)), heads=heads)
+    optimiser = SGD(net, lr_min=1e9, lr_max=1e9)
+    for _ in range(6):
+        optimiser.zero_grad()
+        loss = net.loss(net(torch.randn(5, 4)), torch.arange(5) % 3)
+        loss.backward()
+        optimiser.step()
+    assert int(optimiser.lost) == heads
+    assert loss.item() == pytest.approx(math.log(3))
+    assert net.switch.posterior().exp().sum().item() == pytest.approx(1)
 
 
 @KINDS
