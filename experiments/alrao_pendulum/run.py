@@ -2,8 +2,8 @@
 
     python experiments/alrao_pendulum/run.py [FILE.yaml]
 
-Writes to ``results``: ``runs.csv`` (one row a run: what it was, its best network's mean return on test episodes, whether
-it diverged), ``validation.csv`` (returns along the way) and ``common.json`` (settings that all sides share). A run that
+Writes to ``results``: ``runs.csv`` (one row a run: what its best network returns on test episodes, and whether it
+diverged), ``validation.csv`` (returns along the way) and ``common.json`` (settings that all sides share). A run that
 stands in ``runs.csv`` is not run again.
 """
 
@@ -49,6 +49,13 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
 
 
+def append(path: Path, new: list[dict[str, Any]], key: list[str]) -> None:
+    """Add rows to a file, each key once."""
+    if new:
+        frame = pd.DataFrame([*read(path).to_dict("records"), *new]).drop_duplicates(key)
+        frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
 def check_common(common: dict[str, Any], path: Path) -> None:
     """Runs of other settings must not stand beside each other."""
     if path.exists() and json.loads(path.read_text()) != common:
@@ -73,16 +80,11 @@ def main() -> None:
             continue
         settings = Settings(environment=name, seed=seed, **plan["common"], **side)
         row, validations = rows(key, settings, train(settings))
-        # The row comes last: broken off before it, the run is run again and gives the same validations.
-        for path, new in ((paths[1], validations), (paths[0], [row])):
-            frame = pd.DataFrame([*read(path).to_dict("records"), *new]).drop_duplicates(
-                [*KEY, *({"episode"} & {*new[0]} if new else ())]
-            )
-            frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-        print(
-            f"{name}, {key['side']}, seed {seed}: {row['test_return']:.1f}{', failed' if row['failed'] else ''}",
-            flush=True,
-        )
+        # The row comes last: what is broken off before it is run again, and gives the same validations.
+        append(paths[1], validations, [*KEY, "episode"])
+        append(paths[0], [row], KEY)
+        ending = f"{row['test_return']:.1f}{', failed' if row['failed'] else ''}"
+        print(f"{name}, {key['side']}, seed {seed}: {ending}", flush=True)
 
 
 if __name__ == "__main__":
