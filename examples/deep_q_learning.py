@@ -16,10 +16,11 @@ with tau = 0.9" is read as what the target *keeps*: target <- tau target + (1 - 
 reference (Lillicrap and others 2015) tau is what is taken, there 0.001: ``--tau 0.1`` is that reading. The target's
 switch is a copy of the online one's.
 
-One thing is not as W has it: values (of the target, of the actions) are those of the head that the switch trusts most,
-where W has the mixture. ``--answer mean`` is the mixture's. A head whose rate is far too high is trusted with 1 / (t K)
-as long as it is there, and answers 1e7: the mean, and with it the targets of all heads, follow it. The loss is the
-mixture's either way.
+Nor does W say which number a mixture of normal distributions answers. Here it is that of the head which the switch
+trusts most; ``--answer mean`` takes the mixture's mean, which does not learn to swing up the pendulum
+(experiments/alrao_pendulum). A head whose rate is far too high keeps about 1 / (t K) of the trust after t updates, and
+answers 1e5 before it is lost: the mean follows it, and with the mean the targets that all heads learn from. The loss is
+that of the mixture either way.
 """
 
 from __future__ import annotations

@@ -40,11 +40,12 @@ def colour(side: str, among: list[str]) -> str:
 
 
 def table(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """One row a side: mean and deviation over seeds of those that have a network to test."""
+    """One row a side: mean and deviation over seeds, of the runs that did not diverge."""
     rows = []
     for side in sides(runs):
         mine = runs[runs.side == side]
-        found, good = mine.test_return.dropna(), GOOD[mine.environment.iloc[0]]
+        whole, good = mine[~mine.failed], GOOD[mine.environment.iloc[0]]
+        found = whole.test_return
         curves = validation[validation.side == side]
         reached = curves[curves["return"] >= good].groupby("seed").episode.min()
         rows.append(
@@ -57,12 +58,22 @@ def table(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
                 "best": f"{found.max():.0f}" if len(found) else "–",
                 f"validation above {good:.0f}": f"{len(reached)} of {len(mine)}",
                 "first after (mean episodes)": f"{reached.mean():.0f}" if len(reached) else "–",
-                "best validation": f"{mine.validation_return.mean():.0f}" if len(found) else "–",
-                "last validation": f"{last(curves):.0f}" if len(curves) else "–",
+                "best validation": f"{whole.validation_return.mean():.0f}" if len(found) else "–",
+                "last validation": f"{last(curves):.0f}" if len(found) == len(mine) else "–",
+                "later below it again, %": again(curves, good),
                 "units lost": f"{mine.lost.mean():.1f}" if side.startswith("alrao") else "–",
             }
         )
     return pd.DataFrame(rows)
+
+
+def again(curves: pd.DataFrame, good: float) -> str:
+    """Of the validations after the first good one of a run, how many are not good."""
+    curves = curves.sort_values("episode")
+    met = (curves["return"] >= good).groupby(curves.seed).cumsum() > 0
+    first = met & ~met.groupby(curves.seed).shift(fill_value=False)
+    later = curves[met & ~first]["return"]
+    return f"{100 * (later < good).mean():.0f}" if len(later) else "–"
 
 
 def last(curves: pd.DataFrame) -> float:
@@ -78,34 +89,34 @@ def curves(axes: Axes, runs: pd.DataFrame, validation: pd.DataFrame) -> None:
         seeds = runs[runs.side == side].seed.nunique()
         by_episode = mine.groupby("episode")["return"].agg(["mean", "count"])
         whole = by_episode[by_episode["count"] == seeds]
+        told = name(side) + ("" if len(whole) > 1 else " (diverged)")
         thick = 2.0 if side == "alrao" else 1.1
         dash = (0, (4, 1.5)) if side == "alrao mean" else "-"
-        axes.plot(
-            whole.index, whole["mean"], color=colour(side, among), linewidth=thick, linestyle=dash, label=name(side)
-        )
+        axes.plot(whole.index, whole["mean"], color=colour(side, among), linewidth=thick, linestyle=dash, label=told)
     axes.set(xlabel="episodes", ylabel="validation return, mean over seeds")
 
 
 def tests(axes: Axes, runs: pd.DataFrame) -> None:
     """Each run's test return by SGD's rate; the other sides as lines, with their lowest and highest run."""
     plain = runs[runs.method == "sgd"]
-    bottom = runs.test_return.min()
+    went = runs[~runs.failed]
     for side in (each for each in sides(runs) if each in COLOURS):
-        found = runs[runs.side == side].test_return
+        found = went[went.side == side].test_return
         dash = (0, (4, 1.5)) if side == "alrao mean" else "-"
         axes.axhline(found.mean(), color=COLOURS[side], linestyle=dash)
         axes.axhspan(found.min(), found.max(), color=COLOURS[side], alpha=0.15, linewidth=0)
-    axes.plot(plain.lr, plain.test_return, "o", color=PALETTE[2], markerfacecolor="none", label="SGD, a run")
-    means = plain.groupby("lr").test_return.mean()
-    axes.plot(means.index, means, color=PALETTE[2], label="SGD, mean of runs that can be tested")
+    whole = plain[~plain.failed]
+    axes.plot(whole.lr, whole.test_return, "o", color=PALETTE[2], markerfacecolor="none", label="SGD, a run")
+    means = whole.groupby("lr").test_return.mean()
+    axes.plot(means.index, means, color=PALETTE[2], label="SGD, mean")
     gone = plain[plain.failed].groupby("lr").size()
-    low = bottom - 150
+    low = went.test_return.min() - 150
     axes.plot(gone.index, [low] * len(gone), "x", color="black", label="diverged (number of runs)")
     for rate, number in gone.items():
         axes.annotate(f"{number}", (float(str(rate)), low), (4, -2), textcoords="offset points", fontsize=6.5)
     axes.set_xscale("log")
     axes.set(xlabel="rate of SGD", ylabel="test return")
-    axes.legend(loc="best")
+    axes.legend(loc="center right")
 
 
 def figure(runs: pd.DataFrame, validation: pd.DataFrame) -> Figure:
