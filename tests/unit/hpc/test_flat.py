@@ -103,7 +103,7 @@ def test_no_tensors_at_all_are_an_empty_message():
 @pytest.mark.parametrize(("direct", "copies"), [(None, 0), (True, 0), (False, 1)])
 def test_what_travels_is_where_the_tensors_are_gathered_or_a_copy_of_it(direct, copies):
     """On the CPU as on a device."""
-    tensors = [noise((3, 4), torch.float32), noise((5,), torch.float64)]
+    tensors = [noise((3, 4), torch.float32), noise((15,), torch.float64)]
     buffer = FlatBuffer(tensors, direct=direct)
     buffer.pack(tensors).mul_(2)
     before = [view.clone() for view in buffer._views]
