@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from structlearn.alrao.adam import Adam as Adam
 from structlearn.alrao.heads import Heads as Heads
 from structlearn.alrao.network import Alrao as Alrao
+from structlearn.alrao.prune import Kept as Kept
+from structlearn.alrao.prune import narrow as narrow
 from structlearn.alrao.rates import draw as draw
 from structlearn.alrao.rates import grid as grid
 from structlearn.alrao.sgd import SGD as SGD
