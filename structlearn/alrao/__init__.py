@@ -6,6 +6,8 @@ own. :func:`adopt` does both::
     net, optimizer = adopt(net)
     net.loss(net(x), y).backward()
     optimizer.step()
+
+:func:`narrow` says after training which rates a layer can do without.
 """
 
 from __future__ import annotations
