@@ -11,7 +11,7 @@ import argparse
 import copy
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,28 @@ def padded(data: DataSet, width: int) -> DataSet:
     return replace(data, **parts, input_shape=tuple(parts["train"].inputs.shape[1:]))
 
 
-def train(plan: dict[str, Any], data: DataSet, feed: Feed, seed: int) -> tuple[alrao.Alrao, alrao.SGD, dict, list]:
-    """(the trained network, its optimiser, the initial values, one row for each epoch)."""
+@dataclass
+class Trained:
+    """A network after the epoch with the best validation accuracy."""
+
+    net: alrao.Alrao
+    rates: dict[str, Tensor]
+    lost: int
+    initial: dict[str, Tensor]
+    epochs: list[dict[str, Any]]
+    """One row for each epoch; those after the best one, too."""
+
+
+def train(plan: dict[str, Any], data: DataSet, feed: Feed, seed: int) -> Trained:
+    """Train for a fixed number of epochs; keep the best."""
     torch.manual_seed(seed_for(seed, "init"))
     model = models.build(**plan["model"], input_shape=data.input_shape, outputs=len(data.labels)).to(DEVICE)
     initial = copy.deepcopy(model.state_dict())
     net = alrao.Alrao(model, heads=plan["heads"])
     low, high = plan["interval"]
     optimizer = alrao.SGD(net, lr_min=low, lr_max=high, seed=seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    best = None
     for epoch in range(plan["epochs"]):
         net.train()
         losses, start = [], time.perf_counter()
@@ -61,9 +74,13 @@ def train(plan: dict[str, Any], data: DataSet, feed: Feed, seed: int) -> tuple[a
         seconds = time.perf_counter() - start
         row = {"seed": seed, "epoch": epoch + 1, "loss": float(torch.stack(losses).mean()), "seconds": seconds}
         row["validation"] = accuracy(net.eval(), feed.evaluation("valid"))
+        if best is None or row["validation"] > max(before["validation"] for before in rows):
+            rates = {name: each.clone() for name, each in optimizer.rates.items()}
+            best = Trained(copy.deepcopy(net), rates, int(optimizer.lost), initial, rows)
         rows.append(row)
         print(row, flush=True)
-    return net, optimizer, initial, rows
+    assert best is not None
+    return best
 
 
 @torch.no_grad()
@@ -78,7 +95,7 @@ def accuracy(net: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
 
 @torch.no_grad()
 def prune(
-    plan: dict[str, Any], plain: nn.Module, optimizer: alrao.SGD, initial: dict, images: Tensor, y: Tensor, seed: int
+    plan: dict[str, Any], plain: nn.Module, trained: Trained, images: Tensor, y: Tensor, seed: int
 ) -> Iterator[dict[str, Any]]:
     """One row for each interval. What lies before a layer is computed once, for it stays as it is."""
     batches, targets = images.split(BATCH), y.split(BATCH)
@@ -95,11 +112,11 @@ def prune(
             for filling in plan["fillings"]:
                 found = alrao.narrow(
                     plain,
-                    optimizer.rates,
+                    trained.rates,
                     layer,
                     evaluate,
                     filling=filling,
-                    initial=initial,
+                    initial=trained.initial,
                     interval=tuple(plan["interval"]),
                     seed=seed,
                 )
@@ -121,22 +138,22 @@ def main() -> None:
         config = ImageFiles(**plan["data"])
         data = padded(load(config, seed), plan["pad"])
         feed = Feed(data, config, DEVICE, seed=seed, rank=0, world_size=1)
-        net, optimizer, initial, rows = train(plan, data, feed, seed)
-        frames["training"] += rows
-        plain = net.best().eval()
+        trained = train(plan, data, feed, seed)
+        frames["training"] += trained.epochs
+        plain = trained.net.best().eval()
         x, y = (torch.cat(parts)[: plan["images"]] for parts in zip(*feed.evaluation("valid"), strict=True))
-        facts = {"seed": seed, "images": len(x), "lost": int(optimizer.lost)}
+        facts = {"seed": seed, "images": len(x), "lost": trained.lost}
         for name, batches in (("pruned_on", [(x, y)]), ("validation", feed.evaluation("valid"))):
             facts[name] = accuracy(plain, iter(batches))
         facts["test"] = accuracy(plain, feed.evaluation("test"))
-        facts["test_mixture"] = accuracy(net, feed.evaluation("test"))
+        facts["test_mixture"] = accuracy(trained.net, feed.evaluation("test"))
         frames["networks"].append(facts)
         print(facts, flush=True)
-        for name, rates in optimizer.rates.items():
+        for name, rates in trained.rates.items():
             layer = name.removeprefix("model.")
             values = enumerate(rates.tolist())
             frames["rates"] += [{"seed": seed, "layer": layer, "unit": unit, "rate": rate} for unit, rate in values]
-        frames["pruning"] += prune(plan, plain, optimizer, initial, x, y, seed)
+        frames["pruning"] += prune(plan, plain, trained, x, y, seed)
     for name, rows in frames.items():
         frame = pd.DataFrame(rows)
         frame.to_csv(arguments.results / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
