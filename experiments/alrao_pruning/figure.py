@@ -13,9 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from analysis.style import WIDTH, save, style
+from analysis.style import PALETTE, WIDTH, save, style
 from analysis.tables import write_table
 
 HERE = Path(__file__).parent
@@ -24,6 +26,9 @@ POINTS = (1, 5)  # of accuracy, that may be lost
 # White to purple, as in the source; the lightness falls evenly, so that grey shows the same.
 CLASSES = [0, 1, 2, 5, 10, 20, 40]
 COLOURS = ("#F3F0F7", "#DCD3EA", "#BFAEDA", "#A088C6", "#8161B0", "#613A94", "#3F1269")
+
+BOX = {"facecolor": "none", "edgecolor": PALETTE[1], "linewidth": 0.9}
+CROSS = {"marker": "x", "color": PALETTE[1], "markersize": 4, "linestyle": "none"}
 
 
 def drops(pruning: pd.DataFrame) -> pd.DataFrame:
@@ -34,9 +39,9 @@ def drops(pruning: pd.DataFrame) -> pd.DataFrame:
 
 
 def smallest(rows: pd.DataFrame, points: float) -> pd.Series:
-    """The interval with the fewest units, among those that lose less than so many points."""
+    """The interval with the fewest units, among those that lose less than so many points; the narrowest with those."""
     fine = rows[rows.lost < points]
-    return fine.loc[fine.units.idxmin()]
+    return fine[fine.units == fine.units.min()].iloc[-1]
 
 
 def shares(lost: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +62,7 @@ def shares(lost: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(lost: pd.DataFrame) -> pd.DataFrame:
-    """For each filling, over layers: what one end's octaves cost, and the layer without any of its units."""
+    """For each filling, over layers: how much of either end can go, and what half of the units and all of them cost."""
     rows = []
     for filling, name in NAMES.items():
         mine = lost[lost.filling == filling]
@@ -98,17 +103,16 @@ def bars(axes: Axes, rows: pd.DataFrame, colours: ScalarMappable) -> None:
             axes.barh(place, high - low, left=low, height=0.8, color=colours.to_rgba(after.lost), linewidth=0)
         best = smallest(layer, 1)
         if best.units:
-            box = {"facecolor": "none", "edgecolor": "#D55E00", "linewidth": 0.9}
-            axes.barh(place, best.high - best.low, left=best.low, height=0.8, **box)
+            axes.barh(place, best.high - best.low, left=best.low, height=0.8, **BOX)
         else:
-            axes.plot(np.sqrt(steps[0].low * steps[0].high), place, marker="x", color="#D55E00", markersize=4)
+            axes.plot(np.sqrt(steps[0].low * steps[0].high), place, **CROSS)
 
 
 def figure(lost: pd.DataFrame) -> Figure:
     """For each filling a panel: layers over learning rates."""
     lost = lost[lost.seed == lost.seed.min()]
     with style():
-        made = Figure(figsize=(WIDTH, 3.1), layout="constrained")
+        made = Figure(figsize=(WIDTH, 3.35), layout="constrained")
         panels = made.subplots(1, len(NAMES), sharey=True, sharex=True)
         colours = ScalarMappable(BoundaryNorm(CLASSES, len(COLOURS), extend="max"), ListedColormap(COLOURS))
         for axes, (filling, name) in zip(panels, NAMES.items(), strict=True):
@@ -124,6 +128,8 @@ def figure(lost: pd.DataFrame) -> Figure:
         panels[0].set(ylabel="layer", yticks=sorted(lost.place.unique()), ylim=(0.4, lost.place.max() + 0.6))
         bar = made.colorbar(colours, ax=panels, label="accuracy lost, points", ticks=CLASSES, pad=0.015, aspect=30)
         bar.outline.set_visible(False)
+        signs = {"less than 1 point lost with the fewest units": Patch(**BOX), "with none": Line2D([], [], **CROSS)}
+        made.legend(signs.values(), signs.keys(), loc="outside lower center", ncols=2)
     return made
 
 
