@@ -62,7 +62,7 @@ class PerUnit(Optimizer):
         frozen: float = 0.0,
         seed: int = 0,
     ) -> None:
-        table = units(network, inside="model" if isinstance(network, Alrao) else "")
+        table = units(network)
         named = {name: each for name, each in network.named_parameters() if each.requires_grad and each.numel()}
         if not named:
             raise ValueError("the network has no parameter that can be trained; give one that has")
