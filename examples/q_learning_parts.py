@@ -107,8 +107,9 @@ class Learner:
         if not isinstance(network, alrao.Alrao):
             return answers
         if self.settings.answer == "mean":
-            return network.predict(answers)
-        return answers[0, network.switch.posterior().argmax()]
+            trust = network.switch.posterior().exp().to(answers.dtype)
+            return torch.einsum("k,kba->ba", trust, answers[0])
+        return network.predict(answers)
 
     def learn(self, batch: dict[str, Tensor]) -> float:
         """One update from transitions; the loss before it."""

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from structlearn.alrao.hand import at_hand, is_at_hand
+
 Task = Literal["classification", "regression"]
 
 FAR: Final = 1e15
@@ -70,23 +72,28 @@ class _Gaussians(torch.autograd.Function):
         return _slopes(ctx, gradients[0]), None, None
 
 
-def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _mix(log_p: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """(loss, mean log-likelihoods [K], responsibilities [K, N], who takes no part [K]) from log-likelihoods [K, N].
 
-    If no head's are finite the trouble is not theirs, and the loss says so.
+    If no head's are finite the trouble is not theirs, and the loss says so. Where it is seen at once that all take
+    part, there is nothing to leave out.
     """
     likelihoods = log_p.mean(1)
-    out, weights = weights_of(sound(likelihoods), posterior.to(log_p.dtype))
-    joint = log_p.masked_fill(out[:, None], 0.0).add_(weights[:, None])
+    out, weights = None, posterior.to(log_p.dtype)
+    seen = is_at_hand(likelihoods)
+    if not (seen and (sound(at_hand(likelihoods)) & (at_hand(posterior) > -math.inf)).all()):
+        out, weights = weights_of(sound(likelihoods), weights)
+        log_p = log_p.masked_fill(out[:, None], 0.0)
+    joint = log_p + weights[:, None]
     top = joint.amax(0)
     shares = joint.sub_(top).exp_()
     total = shares.sum(0)
     return -(total.log() + top).mean(), likelihoods, shares.div_(total), out
 
 
-def sound(likelihoods: Tensor) -> Tensor:
+def sound(likelihoods: Any) -> Any:
     """Is a mean log-likelihood finite, and not so far off that the head's weights are about to leave float32?"""
-    return likelihoods.abs() < FAR
+    return abs(likelihoods) < FAR
 
 
 def weights_of(finite: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,10 +108,12 @@ def weights_of(finite: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor]:
     return out, posterior.masked_fill(out, -math.inf).log_softmax(0)
 
 
-def _keep(ctx: Any, own: Tensor, shares: Tensor, out: Tensor) -> None:
+def _keep(ctx: Any, own: Tensor, shares: Tensor, out: Tensor | None) -> None:
     """Save both gradients of the mean loss: the mixture's, and each head's own."""
+    if out is not None:
+        own.masked_fill_(out[:, None, None], 0.0)
     both = own.new_empty(2, *own.shape)
-    torch.div(own.masked_fill_(out[:, None, None], 0.0), own.shape[1], out=both[1])
+    torch.div(own, own.shape[1], out=both[1])
     torch.mul(both[1], shares.unsqueeze(-1), out=both[0])
     ctx.save_for_backward(both)
 
@@ -114,4 +123,6 @@ def _slopes(ctx: Any, gradient: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError("the mixture's loss has first derivatives only; call backward without create_graph")
     saved: Tensor = ctx.saved_tensors[0]
+    if is_at_hand(gradient) and at_hand(gradient) == 1.0:  # as always where the loss is the loss
+        return saved
     return saved * gradient

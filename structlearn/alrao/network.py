@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from math import prod
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
+from structlearn.alrao.hand import at_hand, is_at_hand
 from structlearn.alrao.heads import Heads
 from structlearn.alrao.losses import Task, mixture_loss, weights_of
 from structlearn.alrao.switch import Switch
@@ -77,6 +78,7 @@ class Alrao(nn.Module):
         new.train(layer.training)
         parent, _, leaf = self.head.rpartition(".")
         setattr(model.get_submodule(parent), leaf, new)
+        self.__dict__["_heads"] = new  # also here, but not once more among the parts: to look it up takes 5 us a step
         self.switch = Switch(heads, theta=theta, per=per).to(layer.weight.device)
         self.register_buffer("_evidence", torch.zeros(heads + 2, dtype=torch.float64), persistent=False)
         self._evidence = self._evidence.to(layer.weight.device)
@@ -86,8 +88,7 @@ class Alrao(nn.Module):
     @property
     def heads(self) -> Heads:
         """The output layers."""
-        heads = self.model.get_submodule(self.head)
-        assert isinstance(heads, Heads)
+        heads: Heads = self.__dict__["_heads"]
         return heads
 
     @property
@@ -135,13 +136,14 @@ class Alrao(nn.Module):
         outputs, targets = self._flat(outputs, targets)
         loss, likelihoods = mixture_loss(self.task, outputs, targets, self.switch.posterior())
         if self.training and outputs.requires_grad:
-            count = outputs.shape[2]
             bound = self._bound(outputs, targets)
-            self._evidence[:-2].add_(likelihoods, alpha=count)
-            self._evidence[-2].add_(count)
-            self._evidence[-1].add_(~(loss.detach() < bound))
+            seen, said, value = at_hand(self._evidence), at_hand(likelihoods), at_hand(loss.detach())
+            seen[:-2] += said * outputs.shape[2]
+            seen[-2] += outputs.shape[2]
+            seen[-1] += ~(value < bound)
             self._observed = True
-            loss.data.nan_to_num_(nan=torch.inf).clamp_(max=bound)
+            if not is_at_hand(loss) or seen[-1]:
+                loss.data.nan_to_num_(nan=torch.inf).clamp_(max=float(bound) if is_at_hand(loss) else bound)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -168,9 +170,9 @@ class Alrao(nn.Module):
         """Let the switch see what the heads said since the last update. Nothing happens if they said nothing."""
         if not self._observed:
             return
-        examples, strange = self._evidence[-2:]
-        self.switch.update(self._evidence[:-2] / examples, examples, strange > 0)
-        self._evidence.zero_()
+        seen = self._evidence
+        self.switch.update(seen[:-2] / seen[-2], seen[-2], seen[-1] > 0)
+        seen.zero_()
         self._observed = False
 
     def drop(self, best: int | None = None) -> None:
@@ -187,12 +189,12 @@ class Alrao(nn.Module):
         setattr(plain.get_submodule(parent), leaf, layer.train(self.training))
         return plain
 
-    def _bound(self, outputs: Tensor, targets: Tensor) -> float | Tensor:
+    def _bound(self, outputs: Tensor, targets: Tensor) -> Any:
         """BOUND times 1 + the loss of knowing nothing."""
         bound = BOUND[self.task]
         if self.task == "classification":
             return bound * (1 + math.log(outputs.shape[-1]))
-        return bound * (1 + 0.5 * targets.square().sum(-1).mean())
+        return at_hand(bound * (1 + 0.5 * targets.square().sum(-1).mean()))
 
     def _class_axis(self, dim: int) -> int:
         """Where the classes are in (K, batch, ...): torch has them second for images, our sequences have them last."""
@@ -206,7 +208,9 @@ class Alrao(nn.Module):
             outputs = outputs.unsqueeze(-1)
             targets = targets.unsqueeze(-1)
         axis = self._class_axis(outputs.dim() - 1) + 1
-        wanted = [size for place, size in enumerate(outputs.shape[2:], 2) if regression or place != axis]
+        wanted = list(outputs.shape[2:])
+        if not regression:
+            del wanted[axis - 2]
         if list(targets.shape) != wanted:
             raise ValueError(
                 f"the targets have the shape {tuple(targets.shape)}, but the answers {tuple(shape)} for {self.task} "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from structlearn.alrao.hand import is_at_hand
 from structlearn.alrao.heads import Heads
 from structlearn.alrao.network import Alrao
 from structlearn.alrao.rates import draw, grid
@@ -76,7 +77,7 @@ class PerUnit(Optimizer):
         self._network = network if isinstance(network, Alrao) else None
         self._table, self._names = table, list(named)
         self._index = [table.index[name].to(device) for name in named]
-        self._late = None if _at_hand(rates.to(device)) else Late()
+        self._late = None if is_at_hand(rates.to(device)) else Late()
         lost = torch.zeros(len(rates), dtype=torch.bool, device=device)
         group = {"params": list(named.values()), "rates": rates.to(device), "lost": lost}
         super().__init__([group], {"lr": 1.0, **defaults})
@@ -216,11 +217,6 @@ class PerUnit(Optimizer):
         if self._network is not None:
             heads = self.layers[f"model.{self._network.head}"]
             self._network.switch.lose(units[heads.start : heads.stop])
-
-
-def _at_hand(values: Tensor) -> bool:
-    """Can these be looked at without waiting for a device?"""
-    return values.device.type == "cpu"
 
 
 class Late:

@@ -38,6 +38,23 @@ def test_sync_on_two_ranks_follows_one_rank_with_twice_the_batch(train, tmp_path
 
 
 @pytest.mark.parallel
+@pytest.mark.parametrize("per", ["batch", "example"])
+def test_alrao_in_sync_follows_one_rank_with_twice_the_batch_posterior_and_all(train, tmp_path, per):
+    rates = ("--optimizer.name", "alrao", "--optimizer.lr_max", "0.1", "--optimizer.posterior_every", "1")
+    options = (*MODEL, "--record.every_steps", "1", *rates, "--optimizer.per", per)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(*options, "--run_dir", str(one), "--data.batch_size", "32").returncode == 0
+    assert train(*options, "--run_dir", str(two), "--data.batch_size", "16", "--ranks", "2").returncode == 0
+    posteriors = []
+    for run_dir in (one, two):
+        with h5py.File(run_dir / "record.h5") as file:
+            posteriors.append(file["alrao/posterior"][()])
+    assert len(posteriors[0]) == 80
+    np.testing.assert_allclose(*posteriors, rtol=0, atol=1e-5 if per == "batch" else 1e-3)
+    np.testing.assert_allclose(losses(one), losses(two), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parallel
 def test_persyn_after_every_step_without_momentum_is_sync(train, tmp_path):
     """The mean of w - lr g_m over ranks is w - lr mean(g_m)."""
     options = (*MODEL, "--record.every_steps", "1", "--optimizer.momentum", "0.0", "--ranks", "2")

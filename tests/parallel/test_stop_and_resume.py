@@ -21,10 +21,27 @@ COMMON = (
     *("--data.name", "digits", "--model.name", "troubled:build", "--epochs", "3"),
     *("--data.augment.pad", "1", "--checkpoint.every_steps", "15", "--record.every_steps", "5"),
 )
-EXCHANGES = {
+EXCHANGES = {  # and what is trained under them
     "none": ("--exchange.name", "none"),
     "sync": ("--exchange.name", "sync"),
     "persyn": ("--exchange.name", "persyn", "--exchange.tau", "7", "--exchange.momentum", "mix"),
+    "sync, Alrao": ("--exchange.name", "sync", "--optimizer.name", "alrao", "--optimizer.posterior_every", "5"),
+    "persyn, Alrao": (
+        "--exchange.name",
+        "persyn",
+        "--exchange.tau",
+        "7",
+        "--exchange.momentum",
+        "mix",
+        "--optimizer.name",
+        "alrao",
+        "--optimizer.momentum",
+        "0.9",
+        "--optimizer.rates",
+        "per_rank",
+        "--optimizer.drop_heads_after",
+        "1",
+    ),
 }
 
 

@@ -28,7 +28,7 @@ class Prompt:
 def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU, and as on a CUDA device, where a step must not wait for numbers."""
     if request.param == "not looked at":
-        monkeypatch.setattr(optimizer, "_at_hand", lambda _: False)
+        monkeypatch.setattr(optimizer, "is_at_hand", lambda _: False)
         monkeypatch.setattr(optimizer, "Late", Prompt)
 
 
@@ -231,7 +231,7 @@ def test_the_way_without_a_look_gives_the_same_bits(
 ) -> None:
     results = []
     for looked in (True, False):
-        monkeypatch.setattr(optimizer, "_at_hand", lambda _, looked=looked: looked)
+        monkeypatch.setattr(optimizer, "is_at_hand", lambda _, looked=looked: looked)
         monkeypatch.setattr(optimizer, "Late", Prompt)
         net, optimiser = adopted(kind, lr_max=high, weight_decay=0.01)
         for number in range(6):
