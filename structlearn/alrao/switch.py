@@ -68,11 +68,12 @@ class Switch(nn.Module):
         return self
 
     def posterior(self) -> Tensor:
-        """The log probability of each predictor, [K], float64; -inf for one that is lost. Normalised; for reading only."""
+        """The log probability of each predictor, [K], float64; -inf for one that is lost. Only to be read."""
         if self._known is None or self._known[1:] != self._place():
             self._remember()
         assert self._known is not None
-        return self._known[0]
+        known: Tensor = self._known[0]
+        return known
 
     @torch.no_grad()
     def _remember(self) -> None:
