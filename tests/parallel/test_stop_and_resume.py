@@ -67,7 +67,10 @@ def assert_nobody_left(run_dir):
 
 @pytest.mark.parallel
 @pytest.mark.parametrize("trouble", ["kill", "term"])
-@pytest.mark.parametrize(("exchange", "number"), [("none", 1), ("none", 2), ("sync", 2), ("persyn", 2)])
+@pytest.mark.parametrize(
+    ("exchange", "number"),
+    [("none", 1), ("none", 2), *((name, 2) for name in ("sync", "persyn", "sync, Alrao", "persyn, Alrao"))],
+)
 def test_an_interrupted_run_ends_bit_identical(exchange, number, trouble, train, tmp_path):
     options = (*COMMON, *EXCHANGES[exchange], "--ranks", str(number))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
