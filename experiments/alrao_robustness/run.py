@@ -141,7 +141,7 @@ def make_text(plan: dict[str, Any], folder: Path) -> Path:
 def load(plan: dict[str, Any], setting: dict[str, Any], seed: int, work: Path) -> tuple[DataSet, Any]:
     """A setting's data under a seed, and their configuration. ``frame``: so many black pixels around each image."""
     section = dict(setting["data"])
-    if section["name"] == "text":
+    if section["name"] == "text" and "root" not in section:
         section["root"] = str(make_text(plan, work / "text"))
     config: Any = TypeAdapter(DataConfig).validate_python(section)
     found = data.load(config, seed)

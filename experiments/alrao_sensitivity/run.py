@@ -2,8 +2,8 @@
 
     python experiments/alrao_sensitivity/run.py [FILE.yaml]
 
-One row a run goes to ``results/runs.csv`` as soon as the run is done; a run that is there is not made again. All in this
-process, on one thread.
+One row a run goes to ``results/runs.csv`` as soon as the run is done; a run that is there is not made again. All in
+this process, on one thread.
 """
 
 import argparse
@@ -26,7 +26,20 @@ from hpc.seeding import seed_for
 from structlearn import alrao, models
 
 HERE = Path(__file__).parent
-COLUMNS = ["seed", "width", "lr_min", "lr_max", "side", "state", "loss", "first_loss", "test_loss", "test_accuracy", "units", "lost"]
+COLUMNS = [
+    "seed",
+    "width",
+    "lr_min",
+    "lr_max",
+    "side",
+    "state",
+    "loss",
+    "first_loss",
+    "test_loss",
+    "test_accuracy",
+    "units",
+    "lost",
+]
 
 
 @torch.no_grad()
@@ -42,7 +55,16 @@ def score(network: nn.Module, feed: Feed) -> tuple[float, float]:
     return loss / count, right / count
 
 
-def train(plan: dict[str, Any], feed: Feed, shape: tuple[int, ...], classes: int, low: float, high: float, width: float, seed: int) -> dict[str, Any]:
+def train(
+    plan: dict[str, Any],
+    feed: Feed,
+    shape: tuple[int, ...],
+    classes: int,
+    low: float,
+    high: float,
+    width: float,
+    seed: int,
+) -> dict[str, Any]:
     """One run: the mean loss over the steps of the last epoch. Plain SGD where the interval is one rate."""
     options = dict(plan["model"])
     torch.manual_seed(seed_for(seed, "init"))
