@@ -12,13 +12,14 @@ from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.style import GREY, WIDTH, save, style
 from analysis.tables import write_table
 
 HERE = Path(__file__).parent
 KNOWS_NOTHING = np.log(10)  # the loss of ten classes all alike
-BEYOND = 100.0  # a mean loss from here on is drawn as numerical divergence
+BEYOND = 13.0  # from here on a loss is one that has diverged: Alrao's says no higher one (4 (1 + ln 10) is 13.2)
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -95,6 +96,10 @@ def figure(means: pd.DataFrame) -> Figure:
             axes.grid(visible=False)
             axes.set(xlabel="lr_min", ylabel="lr_max", title=f"width ×{width:g}")
         bar = made.colorbar(drawn, ax=list(panels), extend="max")
+        ticks = [value for value in (0.1, 0.2, 0.5, 1.0, 2.0) if value >= finite.min()]
+        bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
+        bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.ax.yaxis.set_minor_locator(NullLocator())
         bar.set_label("training loss, last epoch")
         made.legend(
             handles=[
