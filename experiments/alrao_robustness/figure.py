@@ -147,26 +147,21 @@ def panel(axes: Axes, mine: pd.DataFrame) -> None:
 
 
 def figure(runs: pd.DataFrame) -> Figure:
-    """One panel a setting, and the legend."""
+    """One panel a setting: means over seeds, bars and bands of one standard deviation."""
     settings = list(dict.fromkeys(runs.setting))
     with style():
-        made = Figure(figsize=(WIDTH, 4.0), layout="constrained")
-        places = made.subplots(2, (len(settings) + 2) // 2, squeeze=False).flat
-        axes = None
-        for place, setting in zip(places, [*settings, None], strict=False):
-            if setting is None:
-                assert axes is not None
-                place.axis("off")
-                place.legend(
-                    *axes.get_legend_handles_labels(), loc="center", title=f"{runs.seed.nunique()} seeds, ± std"
-                )
-                break
-            axes = place
+        made = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+        columns = (len(settings) + 1) // 2
+        places = made.subplots(2, columns, squeeze=False).flatten()
+        for place, (axes, setting) in enumerate(zip(places, settings, strict=False)):
             panel(axes, runs[runs.setting == setting])
             axes.set_title(setting)
             axes.set_xlabel("SGD's learning rate")
-        for axes in made.axes[:: (len(settings) + 2) // 2]:
-            axes.set_ylabel("test accuracy, %")
+            if place % columns == 0:
+                axes.set_ylabel("test accuracy, %")
+        for axes in places[len(settings) :]:
+            axes.axis("off")
+        made.legend(*places[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return made
 
 
