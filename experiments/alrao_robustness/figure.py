@@ -136,7 +136,7 @@ def panel(axes: Axes, mine: pd.DataFrame) -> None:
     axes.errorbar(found.index, found, spread, color="#000000", marker="o", linewidth=0.9, label="SGD at one rate")
     failed = sgd.groupby("rate").state.apply(lambda states: (states != "done").any())
     rates = failed.index[failed]
-    axes.plot(rates, np.full(len(rates), 2.0), "x", color=GREY, label="SGD: some run not finite", clip_on=False)
+    axes.plot(rates, np.full(len(rates), 3.0), "x", color=GREY, label="SGD: some run not finite")
     for side, colour, name, dash in (("alrao", BLUE, "Alrao", "-"), ("adam", ORANGE, "Adam", (0, (4, 2)))):
         values = mine[mine.side == side].accuracy
         axes.axhline(values.mean(), color=colour, label=name, linestyle=dash)
