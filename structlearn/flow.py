@@ -15,11 +15,11 @@ _CAT: Final = (torch.cat, torch.concat, torch.concatenate)
 
 
 class _Tracer(fx.Tracer):
-    """Looks into no layer: a module with parameters and no modules within is one, whoever wrote it."""
+    """Layers are nodes of the graph, and not only torch's own: what has parameters and no parts is a layer."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = next(m.parameters(recurse=False), None) is not None
-        return (own and next(m.children(), None) is None) or super().is_leaf_module(m, module_qualified_name)
+        layer = next(m.children(), None) is None and next(m.parameters(), None) is not None
+        return layer or super().is_leaf_module(m, module_qualified_name)
 
 
 def graph_of(model: nn.Module) -> fx.Graph | None:
@@ -36,16 +36,22 @@ def followed(model: nn.Module, outputs: Mapping[str, Tensor | None]) -> dict[str
     Values pass through whatever keeps channels in place: activations, pooling, normalisation. A concatenation along
     the channels has the units of all parts; a sum those of its first term (the branch in a ResNet; the shortcut in a
     wide one, which is written the other way round). What changes the channels in other ways is found out by whoever
-    compares their number.
+    compares their number. Where the whole has no graph its parts are followed, each by itself.
 
     Args:
         model: The network.
         outputs: For each module by name, the units of its output channels; None where it passes on what it is given.
     """
-    graph = graph_of(model)
-    origin: dict[fx.Node, Tensor | None] = {}
     found: dict[str, Tensor] = {}
-    for node in graph.nodes if graph is not None else ():
+    graph = graph_of(model)
+    if graph is None:
+        for part, child in model.named_children():
+            below = f"{part}."
+            within = {name.removeprefix(below): each for name, each in outputs.items() if name.startswith(below)}
+            found |= {below + name: each for name, each in followed(child, within).items()}
+        return found
+    origin: dict[fx.Node, Tensor | None] = {}
+    for node in graph.nodes:
         given = [origin.get(other) for other in _tensors(node)]
         passed = next((units for units in given if units is not None), None)
         if node.op == "call_module":

@@ -60,14 +60,8 @@ class Units:
         return torch.arange(start, start + count)
 
 
-def units(model: nn.Module, inside: str = "") -> Units:
-    """The table of a network: every parameter (shared ones once) and the units its entries belong to.
-
-    Args:
-        model: The network.
-        inside: The part of it whose flow of values is followed, by name, where the whole cannot be: an
-            :class:`structlearn.alrao.Alrao` looks at the shape of what its ``model`` answers.
-    """
+def units(model: nn.Module) -> Units:
+    """The table of a network: every parameter (shared ones once) and the units its entries belong to."""
     table = Units()
     first = {parameter: name for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False)))}
     norms: dict[str, nn.Module] = {}
@@ -87,9 +81,7 @@ def units(model: nn.Module, inside: str = "") -> Units:
         _number(table, name, module, own)
         last = _outputs(table, name, module)
     if norms:
-        part = model.get_submodule(inside)
-        channels = {name: _outputs(table, _join(inside, name), module) for name, module in part.named_modules()}
-        origins = {_join(inside, name): numbers for name, numbers in followed(part, channels).items()}
+        origins = followed(model, {name: _outputs(table, name, module) for name, module in model.named_modules()})
         for name, module in norms.items():
             _couple(table, name, module, (origins.get(name), before[name]))
     return table

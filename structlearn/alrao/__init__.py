@@ -6,6 +6,8 @@ own. :func:`adopt` does both::
     net, optimizer = adopt(net)
     net.loss(net(x), y).backward()
     optimizer.step()
+
+:func:`narrow` says after training which rates a layer can do without.
 """
 
 from typing import Any, Final
@@ -17,6 +19,8 @@ from structlearn.alrao.heads import Heads as Heads
 from structlearn.alrao.losses import Task as Task
 from structlearn.alrao.network import Alrao as Alrao
 from structlearn.alrao.optimizer import PerUnit as PerUnit
+from structlearn.alrao.prune import Kept as Kept
+from structlearn.alrao.prune import narrow as narrow
 from structlearn.alrao.rates import draw as draw
 from structlearn.alrao.rates import grid as grid
 from structlearn.alrao.sgd import SGD as SGD

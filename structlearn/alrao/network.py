@@ -145,7 +145,12 @@ class Alrao(nn.Module):
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """The mixture's answer: log-probabilities, or the mean; (batch, ...) from (times, K, batch, ...)."""
+        """The network's answer, (batch, ...) from (times, K, batch, ...).
+
+        Classification: log-probabilities of the mixture. Regression: what the head says that the switch trusts most.
+        The mixture's mean would follow heads that diverge: the switch leaves each of them some 1 / (t K) of the trust,
+        and they may answer 1e9 (experiments/alrao_pendulum has both).
+        """
         own = outputs[0]
         if self.task == "classification":
             own = own.log_softmax(self._class_axis(own.dim()))
@@ -153,10 +158,11 @@ class Alrao(nn.Module):
         else:
             finite = own.isfinite().flatten(1).all(1)
         out, log_a = weights_of(finite, self.switch.posterior().to(own.dtype))
+        if self.task == "regression":
+            return own.index_select(0, log_a.argmax()[None]).squeeze(0)
         aside = [-1, *[1] * (own.dim() - 1)]
         own = own.masked_fill((out | (log_a == -torch.inf)).view(aside), 0.0)  # a lost head may answer nan
-        log_a = log_a.view(aside)
-        return (own * log_a.exp()).sum(0) if self.task == "regression" else (own + log_a).logsumexp(0)
+        return (own + log_a.view(aside)).logsumexp(0)
 
     def update(self) -> None:
         """Let the switch see what the heads said since the last update. Nothing happens if they said nothing."""

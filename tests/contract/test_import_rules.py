@@ -61,6 +61,10 @@ PLANTED = {
     "inside structlearn": [
         ("structlearn/utils.py", ""),
     ],
+    "inside structlearn.alrao": [
+        ("structlearn/alrao/switch.py", "import structlearn.alrao.network"),
+        ("structlearn/alrao/utils.py", ""),
+    ],
     "inside structlearn.models: networks do not know each other": [
         ("structlearn/models/mlp.py", "import structlearn.models.cnn"),
     ],

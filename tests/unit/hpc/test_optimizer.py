@@ -60,7 +60,7 @@ def network(dtype: torch.dtype) -> nn.Module:
 def train(model: nn.Module, optimizer: Optimizer, steps: int, start: int = 0) -> None:
     for step in range(start, start + steps):
         generator = torch.Generator().manual_seed(step)
-        dtype = next(model).dtype
+        dtype = next(model.parameters()).dtype
         inputs, targets = (torch.randn(16, n, generator=generator).to(dtype) for n in (6, 3))
         nn.functional.mse_loss(model(inputs), targets).backward()
         optimizer.step()
@@ -76,7 +76,7 @@ def test_twenty_steps_are_those_of_torchs_plain_form(name, dtype, tolerance):
     twin = copy.deepcopy(model)
     before = [parameter.clone() for parameter in model.parameters()]
     train(model, build(config, model), 20)
-    train(twin, plain(twin), 20)
+    train(twin, plain(twin.parameters()), 20)
     for old, ours, theirs in zip(before, model.parameters(), twin.parameters(), strict=True):
         assert not torch.allclose(old, ours, rtol=1e-2)
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
@@ -132,7 +132,7 @@ def test_frozen_parameters_are_left_out(config):
     model = network(torch.float32)
     model[0].requires_grad_(requires_grad=False)
     (group,) = build(config, model).param_groups
-    assert len(group["params"]) == len(list(model)) - 2
+    assert len(group["params"]) == len(list(model.parameters())) - 2
     assert all(parameter.requires_grad for parameter in group["params"])
 
 

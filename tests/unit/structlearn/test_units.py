@@ -30,7 +30,7 @@ def test_every_parameter_of_every_model_has_its_units_and_no_norm_has_units_of_i
     name: str, adopted: bool
 ) -> None:
     model = Alrao(small(name), heads=3) if adopted else small(name)
-    table = units(model, inside="model" if adopted else "")
+    table = units(model)
     parameters = dict(model.named_parameters())
     assert set(table.index) == set(parameters)
     owned = torch.cat([full(table, key, parameter).flatten() for key, parameter in parameters.items()])

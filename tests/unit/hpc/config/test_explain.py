@@ -24,7 +24,7 @@ def told(values: dict[str, Any]) -> tuple[str, ...]:
         ({"model": {"name": "cnn", "widths": [3]}}, "model.widths: unknown key; did you mean width? (allowed: "),
         ({"model": {"name": "vgg61"}}, "model.name: got 'vgg61'; did you mean vgg1"),
         ({"optimizer": {"name": "sdg"}}, "optimizer.name: got 'sdg'; did you mean sgd? (allowed: adagrad, adam, "),
-        ({"optimizer": {"name": 3}}, "optimizer.name: got 3; allowed: adagrad, adam, rmsprop, sgd"),
+        ({"optimizer": {"name": 3}}, "optimizer.name: got 3; allowed: adagrad, adam, alrao, alrao-adam, rmsprop, sgd"),
         ({"optimizer": {"name": None}}, "optimizer.name: got null; allowed: adagrad, adam, "),
         ({"optimizer": "adam"}, "optimizer: got 'adam', but it is a section; write optimizer: {name: adam}"),
         ({"optimizer": 3}, "optimizer: got 3, but it is a section; write optimizer: {name: ...}"),
