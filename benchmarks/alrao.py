@@ -8,9 +8,10 @@ One core, one thread. Three questions:
   on the plain network;
 - the whole training step: forward, loss, backward, optimiser and switch, over the plain network with cross-entropy;
 - the part that Alrao changes (output layer, loss, their backward, optimiser, switch), given features and the trunk's
-  gradients: ours, and "as published": K separate linear layers, each run a second time on detached features for its own
-  loss, with an optimiser each; rates as tensors of the parameters' size; a Python loop over the trunk's parameters; and
-  the looks at numbers that the authors' program takes in a step (is each loss finite, is each likelihood a number).
+  gradients: ours, and "as published": K separate linear layers, each run a second time on detached features for its
+  own loss, with an optimiser each; rates as tensors of the parameters' size; a Python loop over the trunk's
+  parameters, with the momentum of the authors' program (the buffer falls by 1 - 0.9 clamp(sqrt(rate), 0, 1 / 0.9));
+  and the looks at numbers that it takes in a step (is each loss finite, is each likelihood a number).
 
 Looks: how often a step copies a number to the host (``aten::_local_scalar_dense``, ``aten::nonzero``), by torch's
 profiler. On a CUDA device each is a wait.
@@ -55,8 +56,8 @@ def build(name: str) -> nn.Module:
     return models.build(kind, shape, 10, **options)
 
 
-def batch(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(BATCH, *NETWORKS[name][2]), torch.randint(10, (BATCH,))
+def batch(name: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(size, *NETWORKS[name][2]), torch.randint(10, (size,))
 
 
 def timed(call: Callable[[], Any], times: int) -> Callable[[], float]:
@@ -90,11 +91,11 @@ def optimisers(name: str, update: dict[str, float]) -> dict[str, Callable[[], An
     return {"torch": theirs.step, "alrao": ours.step}
 
 
-def steps(name: str) -> dict[str, Callable[[], Any]]:
+def steps(name: str, size: int) -> dict[str, Callable[[], Any]]:
     plain, net = build(name), alrao.Alrao(build(name), heads=HEADS)
     theirs = torch.optim.SGD(plain.parameters(), lr=1e-6, momentum=0.9, foreach=True)
     ours = alrao.SGD(net, **RATES, momentum=0.9)
-    x, y = batch(name)
+    x, y = batch(name, size)
 
     def step(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> None:
         loss().backward()
@@ -140,7 +141,7 @@ class Published:
         with torch.no_grad():
             for parameter, rate, buffer in zip(self.trunk, self.rates, self.buffers, strict=True):
                 assert parameter.grad is not None
-                buffer.mul_(0.9).add_(parameter.grad)
+                buffer.mul_(1 - 0.9 * rate.sqrt().clamp(0, 1 / 0.9)).add_(parameter.grad)
                 parameter.add_(-rate * buffer)
         if any(math.isnan(each) for each in said):
             raise ValueError("a likelihood is no number")
@@ -198,7 +199,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     lines = [
-        f"{HEADS} heads, batches of {BATCH}, {rounds} rounds; medians, quartiles in brackets; times in ms.",
+        f"{HEADS} heads, batches of {BATCH} unless it says another, {rounds} rounds. Medians [quartiles], in ms.",
         "The ratio is alrao's time over the other's; of the published form, its time over alrao's.",
         "",
         "| what | beside | its time | alrao's | ratio | looks a step |",
@@ -208,8 +209,8 @@ def main() -> None:
         for label, update in UPDATES.items():
             lines.append(row(f"optimiser's step, {name}, {label}", optimisers(name, update), rounds, 5))
             print(lines[-1], flush=True)
-    for name, times in (("sFC", 20), ("GoogLeNet", 1)):
-        lines.append(row(f"whole step, {name}", steps(name), rounds, times))
+    for name, size, times in (("sFC", 32, 20), ("sFC", 128, 10), ("GoogLeNet", 32, 1)):
+        lines.append(row(f"whole step, {name}, batch {size}", steps(name, size), rounds, times))
         print(lines[-1], flush=True)
     for name in ("sFC", "GoogLeNet"):
         lines.append(row(f"optimiser and heads, {name}", parts(name), rounds, 5))

@@ -1,5 +1,8 @@
 """A run whose network has an output layer for each of many learning rates (Alrao)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -56,20 +59,36 @@ class AlraoWatch(Watch):
         self._every, self._drop_after = config.posterior_every, config.drop_heads_after
         self._drawn = {name.removeprefix("model."): rates.cpu().clone() for name, rates in optimizer.rates.items()}
         self._seen: list[tuple[int, torch.Tensor]] = []
+        self._drop: int | None = None
 
     def after_step(self, step: int) -> None:
         """Every so many steps, note the posterior on the device."""
         if self._every is not None and step % self._every == 0:
             self._note(step)
 
-    def after_epoch(self, epoch: int, step: int, comm: Communicator) -> None:
+    @contextmanager
+    def consensus(self, comm: Communicator) -> Iterator[None]:
+        """A head that any rank has lost has no part in the network that they stand for together."""
+        alive = self._network.switch.alive
+        own = alive.clone()
+        everyone = comm.gather(own.tolist(), "compare which heads are left")
+        left = torch.tensor([all(ranks) for ranks in zip(*everyone, strict=True)], device=alive.device)
+        self._network.switch.lose(~left)
+        try:
+            yield
+        finally:
+            alive.copy_(own)
+        if self._drop is not None:
+            self._network.drop(self._drop)
+            self._drop = None
+
+    def after_epoch(self, epoch: int, step: int) -> None:
         """Note the posterior of the consensus; after the epoch that the configuration says, drop all heads but one."""
-        if not self._seen or self._seen[-1][0] != step:
-            self._note(step)
-        if epoch != self._drop_after:
-            return
-        best, *_ = comm.gather(int(self._network.switch.posterior().argmax()), "agree on the best head")
-        self._network.drop(best)
+        if self._seen and self._seen[-1][0] == step:
+            self._seen.pop()
+        self._note(step)
+        if epoch == self._drop_after:
+            self._drop = int(self._network.switch.posterior().argmax())  # of the consensus: the same on all ranks
 
     def record(self, record: Record) -> None:
         """Rates once; rows of the posterior since the last time."""

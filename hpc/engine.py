@@ -194,16 +194,17 @@ class Engine:
         """Evaluate, decide whether to go on, record, checkpoint."""
         parts, place, config = self.parts, self.place, self.parts.config
         if config.compute.fault_tolerance == "shrink":
+            parts.watch.record(self.record)  # it goes back with the rest
             self._kept = (*self._state(), list(parts.exchange.consensus_errors))
         self._beat("evaluating")
         self._clock.enter("evaluate")
         train_loss = self._mean_losses()
         lr = parts.optimizer.param_groups[0]["lr"]
         parts.model.eval()
-        with parts.exchange.consensus():
+        with parts.exchange.consensus(), parts.watch.consensus(parts.comm):
             valid, test = self._evaluate("valid"), self._evaluate("test")
             place.epoch += 1
-            parts.watch.after_epoch(place.epoch, place.step, parts.comm)
+            parts.watch.after_epoch(place.epoch, self.taken if parts.exchange.trains else place.step)
             self.schedule.after_epoch(valid.loss)
             place.ended_by = self._ending(train_loss, valid)
             if place.ended_by and parts.comm.rank == 0:

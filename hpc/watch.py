@@ -1,5 +1,8 @@
 """What a method does beside the steps of a run, and what it puts into the record."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hpc.communicator import Communicator
 from hpc.record import Record
 
@@ -10,8 +13,13 @@ class Watch:
     def after_step(self, step: int) -> None:
         """This rank has made so many steps. Nothing here may wait for a device."""
 
-    def after_epoch(self, epoch: int, step: int, comm: Communicator) -> None:
-        """Epoch number ``epoch`` (from 1) has been evaluated, and the network is still the consensus. Collective."""
+    @contextmanager
+    def consensus(self, comm: Communicator) -> Iterator[None]:
+        """Inside, the network is the consensus: also in what is no weight. Collective."""
+        yield
+
+    def after_epoch(self, epoch: int, step: int) -> None:
+        """Epoch number ``epoch`` (from 1) has been evaluated, and the network is still the consensus."""
 
     def record(self, record: Record) -> None:
         """Put what has been seen since the last time into the record: before a checkpoint, and at an epoch's end."""

@@ -40,6 +40,13 @@ def check_share(what: str, given: float, *, zero: bool = False) -> float:
     return float(given)
 
 
+def check_positive(what: str, given: float, *, zero: bool = False) -> float:
+    """`given`, if it is finite and above 0; 0 is allowed where `zero` is set."""
+    if not (isfinite(given) and (given > 0 or (zero and given == 0))):
+        raise ValueError(f"{what} must be {'at least' if zero else 'above'} 0, got {given!r}")
+    return float(given)
+
+
 def check_interval(what: str, low: float, high: float) -> tuple[float, float]:
     """`(low, high)`, if both are finite, above 0, and in this order; they may be equal."""
     if not (isfinite(low) and isfinite(high) and 0 < low <= high):

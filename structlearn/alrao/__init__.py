@@ -30,18 +30,16 @@ from structlearn.checks import check_choice
 OPTIMIZERS: Final = {"sgd": SGD, "adam": Adam}
 
 
-def adopt(
-    model: nn.Module, *, optimizer: str = "sgd", task: Task = "classification", heads: int = 10, **options: Any
-) -> tuple[Alrao, PerUnit]:
+def adopt(model: nn.Module, *, optimizer: str = "sgd", **options: Any) -> tuple[Alrao, PerUnit]:
     """A network's Alrao version and its optimiser.
 
     Args:
         model: As :class:`Alrao` says; it is taken over.
         optimizer: "sgd" or "adam".
-        task: "classification" or "regression".
-        heads: Copies of the output layer.
-        **options: The optimiser's: `lr_min`, `lr_max`, `momentum`, `weight_decay`, ...
+        **options: Those of :class:`Alrao` (`task`, `heads`, `head`, `theta`, `per`, `same`), and the optimiser's
+            (`lr_min`, `lr_max`, `momentum`, `weight_decay`, ...).
     """
     check_choice("optimizer", optimizer, OPTIMIZERS)
-    network = Alrao(model, task=task, heads=heads)
+    own = {key: options.pop(key) for key in ("task", "heads", "head", "theta", "per", "same") if key in options}
+    network = Alrao(model, **own)
     return network, OPTIMIZERS[optimizer](network, **options)

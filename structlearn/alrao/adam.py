@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structlearn.alrao.hand import at_hand
 from structlearn.alrao.optimizer import PerUnit
-from structlearn.checks import check_share
+from structlearn.checks import check_positive, check_share
 
 
 class Adam(PerUnit):
@@ -44,6 +45,8 @@ class Adam(PerUnit):
     ) -> None:
         for place, beta in enumerate(betas):
             check_share(f"betas[{place}]", beta, zero=True)
+        check_positive("eps", eps)
+        check_positive("weight_decay", weight_decay, zero=True)
         defaults = {"betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(network, defaults, lr_min=lr_min, lr_max=lr_max, frozen=frozen, seed=seed)
 
@@ -70,4 +73,4 @@ class Adam(PerUnit):
         """The steps of each parameter, this one included: counted on the host, as in torch."""
         counts = [self.state[parameter].setdefault("step", torch.zeros(())) for parameter in parameters]
         torch._foreach_add_(counts, 1.0)
-        return [float(count.numpy()) for count in counts]
+        return [float(at_hand(count)) for count in counts]

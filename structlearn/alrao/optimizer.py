@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from structlearn.alrao.hand import is_at_hand
+from structlearn.alrao.hand import at_hand, is_at_hand
 from structlearn.alrao.heads import Heads
 from structlearn.alrao.network import Alrao
 from structlearn.alrao.rates import draw, grid
@@ -33,7 +35,9 @@ class PerUnit(Optimizer):
 
     For an :class:`Alrao` network, a unit that explodes does not spoil the others. It shows in the next loss: where that
     is beyond all bounds (:attr:`Alrao.evidence`), the gradients, which it has spoilt, count as zero, and the units
-    whose largest weights have grown the most since the start are *lost*: their parameters become 0, and their rates.
+    whose largest weights have grown the most since the start are *lost*: their parameters become 0, and their rates;
+    and running statistics (BatchNorm's) are again what they were. If nobody has grown, and the loss is finite, training
+    simply goes on.
     (To watch the weights themselves takes one more pass through them, 0.6 of a whole step without momentum.) On a CPU
     the loss is a number at hand; elsewhere, where to look at it would be to wait for it, the gradients are zeroed
     without looking, and the units seen to when the number has come.
@@ -82,6 +86,15 @@ class PerUnit(Optimizer):
         group = {"params": list(named.values()), "rates": rates.to(device), "lost": lost}
         super().__init__([group], {"lr": 1.0, **defaults})
         self._spread()
+        self._statistics = [
+            buffer
+            for module in network.modules()
+            if isinstance(module, _NormBase) and self._network is not None
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
+        self._before = [buffer.clone() for buffer in self._statistics]
+        """Running statistics, as they were after the last step whose loss was within bounds."""
         self.param_groups[0]["start"] = self._sizes().clamp_(min=1e-3)
 
     @torch.no_grad()
@@ -128,12 +141,15 @@ class PerUnit(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` gave: rates and lost units, too."""
-        device = self.param_groups[0]["rates"].device
+        device, count = self.param_groups[0]["rates"].device, len(self._table)
+        if (saved := len(state_dict["param_groups"][0]["rates"])) != count:
+            raise ValueError(f"the state is of a network of {saved} units, but this one has {count}")
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             for key in ("rates", "lost", "start"):
                 group[key] = torch.as_tensor(group[key]).to(device, copy=True)
         self._spread()
+        self._keep_statistics()
 
     def redraw(self, rates: Tensor) -> None:
         """Give all units these rates, [units]; nobody is lost any more."""
@@ -162,17 +178,33 @@ class PerUnit(Optimizer):
         heads = self.layers[f"model.{network.head}"]
         known, alive = group["lost"][heads.start : heads.stop], network.switch.alive
         if self._late is None:
-            if network.evidence.numpy()[-1] > 0:
+            *said, _, strange = at_hand(network.evidence)
+            if not strange:
+                self._keep_statistics()
+            elif (gone := self._exploded()).any() or not np.isfinite(said).any():
                 torch._foreach_zero_(gradients)
-                self._lose(self._exploded())
-            elif not (alive.numpy() | known.numpy()).all():
+                self._lose(gone)
+                self._restore_statistics()
+            if not (at_hand(alive) | at_hand(known)).all():
                 self._lose(self._at(heads, ~alive))
             return
         strange = network.evidence[-1] > 0
         for gradient in gradients:
             gradient.masked_fill_(strange, 0.0)
+        for now, before in zip(self._statistics, self._before, strict=True):
+            torch.where(strange, before, now, out=now)
+            before.copy_(now)
         for happened in self._late.seen(torch.stack([strange, ~(alive | known).all()])):
             self._lose(self._exploded() if happened[0] else self._at(heads, ~alive))
+
+    def _keep_statistics(self) -> None:
+        if self._statistics:
+            torch._foreach_copy_(self._before, self._statistics)
+
+    def _restore_statistics(self) -> None:
+        """A unit that explodes is in the running statistics before it is in the loss: out of them again."""
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._before)
 
     def _at(self, numbers: range, which: Tensor) -> Tensor:
         """[units], bool: true for those of a layer's units."""
@@ -220,19 +252,28 @@ class PerUnit(Optimizer):
 
 
 class Late:
-    """Reads numbers of a CUDA device some steps later, when they have come by themselves. Of other devices, never."""
+    """Reads numbers of a CUDA device LAG steps later, when they have come by themselves. Of other devices, never.
+
+    A fixed number of steps, so that ranks that train one network see to the same units at the same step.
+    """
+
+    LAG: Final = 4
 
     def __init__(self) -> None:
         self._under_way: list[tuple[Any, Tensor]] = []
 
     def seen(self, flags: Tensor) -> list[list[bool]]:
-        """Send for these flags; the newest that were sent for before and have come, if one of them is true."""
+        """Send for these flags; those of LAG steps ago, if one of them is true."""
         if flags.device.type != "cuda":
             return []
         there = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
         there.copy_(flags, non_blocking=True)
         self._under_way.append((torch.cuda.current_stream(flags.device).record_event(), there))
-        come = []
-        while self._under_way and self._under_way[0][0].query():
-            come.append(self._under_way.pop(0)[1].tolist())
-        return [happened for happened in come if any(happened)][-1:]
+        if len(self._under_way) <= self.LAG:
+            return []
+        event, come = self._under_way.pop(0)
+        event.synchronize()  # it was over steps ago
+        if not come.any():
+            return []
+        self._under_way.clear()  # what was seen since was the same explosion
+        return [come.tolist()]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from structlearn.alrao.optimizer import PerUnit
-from structlearn.checks import check_share
+from structlearn.checks import check_positive, check_share
 
 
 class SGD(PerUnit):
@@ -46,7 +46,9 @@ class SGD(PerUnit):
         check_share("momentum", momentum, zero=True)
         if nesterov and momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        check_positive("weight_decay", weight_decay, zero=True)
         defaults = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        defaults["momentum_of_means"] = momentum
         super().__init__(network, defaults, lr_min=lr_min, lr_max=lr_max, frozen=frozen, seed=seed)
 
     def _directions(
@@ -58,6 +60,10 @@ class SGD(PerUnit):
         if not momentum:
             return gradients, 1.0
         means = self._average(parameters, "momentum_buffer")
+        if (before := group["momentum_of_means"]) != momentum:  # a schedule of momentum: torch's sum stays as it is
+            every = [state["momentum_buffer"] for state in self.state.values() if "momentum_buffer" in state]
+            torch._foreach_mul_(every, (1 - momentum) / (1 - before))
+            group["momentum_of_means"] = momentum
         torch._foreach_lerp_(means, gradients, 1 - momentum)
         if group["nesterov"]:
             return list(torch._foreach_add(gradients, means, alpha=momentum / (1 - momentum))), 1.0

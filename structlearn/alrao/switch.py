@@ -26,7 +26,7 @@ class Switch(nn.Module):
     W's prior for the number of changes is printed unnormalised; this recursion is van Erven's, as in the authors' code.
 
     Everything is on the device: an update waits for nothing. float64, because the weights of those who will not change
-    grow by 1e-8 of themselves a step, which float32 would drop.
+    grow by 1e-8 of themselves a step, which float32 would drop. (Ranks that mix their networks mix these as float32.)
 
     Args:
         count: K.

@@ -164,3 +164,33 @@ def test_regression_is_scored_by_the_squared_error_of_the_best_head(tmp_path, ca
     assert math.isfinite(summary["test_loss"])
     assert summary["test_loss"] < 0.5 * y.var()
     assert found["posterior"].shape[1] == 10
+
+
+class Two(Alone):
+    """Two ranks of which the other one says what it is told to."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def gather(self, value, what):
+        return [value, self.other]
+
+
+def test_a_head_that_another_rank_has_lost_has_no_part_in_the_consensus_and_is_not_chosen(tmp_path):
+    made = parts(tmp_path, heads=3, drop_heads_after=1)
+    switch = made.model.switch
+    switch.update(torch.tensor([-1.0, -3.0, -2.0]), torch.ones(()))
+    assert int(switch.posterior().argmax()) == 0
+    with made.watch.consensus(Two([False, True, True])):
+        assert switch.alive.tolist() == [False, True, True]
+        made.watch.after_epoch(1, 10)
+    assert switch.alive.tolist() == [False, False, True]  # the best of those that both have
+
+
+def test_the_consensus_leaves_a_ranks_heads_as_they_were(tmp_path):
+    made = parts(tmp_path, heads=3)
+    with made.watch.consensus(Two([True, False, True])):
+        assert made.model.switch.posterior()[1] == -math.inf
+    assert made.model.switch.alive.all()
+    assert made.model.switch.posterior().isfinite().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -281,3 +282,69 @@ def test_no_number_on_a_device_is_read(kind: type[PerUnit], task: str, monkeypat
     assert optimiser.lost.device.type == "meta"
     with pytest.raises(RuntimeError):
         bool(optimiser.lost)
+
+
+@both_ways
+def test_running_statistics_are_what_they_were_before_the_explosion() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    net = Alrao(model, heads=4)
+    optimiser = SGD(net, lr_max=0.1)
+
+    def go(number: int) -> None:
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(number))
+        net.loss(net(x), (x[:, 0] > 0).long()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    for number in range(20):
+        go(number)
+    with torch.no_grad():
+        net.model[0].weight[2] = math.inf
+    for number in range(20, 220):
+        go(number)
+    assert int(optimiser.lost) == 1
+    assert all(buffer.isfinite().all() for buffer in net.model.buffers())
+    x = torch.randn(500, 4)
+    assert (net.eval()(x).argmax(1) == (x[:, 0] > 0)).float().mean() > 0.9
+
+
+def test_where_nobody_has_grown_training_goes_on_from_a_large_loss() -> None:
+    torch.manual_seed(0)
+    net = Alrao(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), heads=4)
+    optimiser = SGD(net, lr_min=1e-6, lr_max=1e-5)
+    x, y = torch.rand(64, 20) * 3000, torch.randint(10, (64,))
+    before = net.model[0].weight.detach().clone()
+    bound = BOUND["classification"] * (1 + math.log(10))
+    loss = net.loss(net(x), y)
+    assert loss.item() == pytest.approx(bound)
+    loss.backward()
+    optimiser.step()
+    assert not torch.equal(net.model[0].weight, before)
+    assert not optimiser.lost
+
+
+def test_a_device_is_looked_at_a_fixed_number_of_steps_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Event:
+        def synchronize(self) -> None:
+            """It is over."""
+
+    class Flags:
+        device, dtype, shape = torch.device("cuda"), torch.bool, (2,)
+
+        def __init__(self, *values: bool) -> None:
+            self.values = torch.tensor(values)
+
+    def empty(*_: object, **__: object) -> Tensor:
+        return torch.zeros(2, dtype=torch.bool)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(Tensor, "copy_", lambda self, other, **_: self.logical_or_(other.values))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(record_event=Event))
+    late = optimizer.Late()
+    come = [late.seen(Flags(number in {2, 3, 12}, False)) for number in range(20)]
+    seen = [number for number, flags in enumerate(come) if flags]
+    assert seen == [2 + late.LAG, 12 + late.LAG]  # that of 3 was the same explosion
+    assert come[seen[0]] == [[True, False]]

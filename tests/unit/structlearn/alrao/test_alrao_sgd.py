@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structlearn.alrao import SGD, Adam, Alrao
+from structlearn.alrao import SGD, Adam, Alrao, adopt
 from structlearn.models import build
 from structlearn.units import units
 
@@ -215,3 +215,34 @@ def test_a_network_without_parameters_and_sparse_gradients_are_refused() -> None
     model(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match="sparse=False"):
         SGD(model).step()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_schedule_of_momentum_is_torchs(nesterov: bool) -> None:
+    torch.manual_seed(0)
+    mine = nn.Linear(5, 3).double()
+    theirs = copy.deepcopy(mine)
+    ours = SGD(mine, lr_min=0.0625, lr_max=0.0625, momentum=0.9, nesterov=nesterov)
+    other = torch.optim.SGD(theirs.parameters(), lr=0.0625, momentum=0.9, nesterov=nesterov)
+    for step in range(40):
+        for group in (*ours.param_groups, *other.param_groups):
+            group["momentum"] = 0.9 if step < 20 else 0.5
+        x = torch.randn(8, 5, dtype=torch.float64)
+        for model, optimiser in ((mine, ours), (theirs, other)):
+            optimiser.zero_grad()
+            model(x).square().mean().backward()
+            optimiser.step()
+    for one, two in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+
+
+def test_a_state_of_another_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="of a network of 7 units, but this one has 5"):
+        SGD(nn.Linear(2, 5)).load_state_dict(SGD(nn.Linear(2, 7)).state_dict())
+
+
+def test_one_call_takes_the_options_of_both() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    net, optimiser = adopt(model, head="0", theta=0.9, per="example", heads=2, momentum=0.5)
+    assert (net.head, net.switch.theta, net.switch.per) == ("0", 0.9, "example")
+    assert optimiser.param_groups[0]["momentum"] == 0.5
