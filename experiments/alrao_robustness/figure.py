@@ -128,6 +128,24 @@ def rate_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
+def explosion_table(found: pd.DataFrame) -> pd.DataFrame:
+    """What ``explosion.py`` saw: losses are means over the last 20 of the first 60 steps."""
+    made = []
+    for network, mine in found.groupby("network", sort=False):
+        made.append(
+            {
+                "network": network,
+                "seeds": f"{len(mine)}",
+                "a loss beyond all bounds": f"{(mine.highest > 13).sum()}",
+                "last loss above ln 10": f"{(mine['last'] > np.log(10)).sum()}",
+                "last loss": f"{mine['last'].mean():.2f} ± {mine['last'].std():.2f}",
+                "highest last loss": f"{mine['last'].max():.2f}",
+                "units lost": f"{mine.lost.mean():.1f}",
+            }
+        )
+    return pd.DataFrame(made)
+
+
 def panel(axes: Axes, mine: pd.DataFrame) -> None:
     """Accuracy against SGD's rate; Alrao and Adam as lines with bands of one standard deviation."""
     sgd = mine[mine.side == "sgd"]
@@ -173,6 +191,8 @@ def main() -> None:
     runs = read(arguments.results / "runs.csv")
     pairs = rows(runs)
     tables = {"table": table(runs, pairs), "table-losses": loss_table(pairs), "table-rates": rate_table(runs)}
+    if (path := arguments.results / "explosion.csv").exists():
+        tables["table-explosion"] = explosion_table(pd.read_csv(path))
     for name, made in tables.items():
         write_table(made, arguments.out, name)
         print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
