@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from structlearn.alrao.hand import at_hand, is_at_hand
+from structlearn.alrao.hand import at_hand, is_at_hand, library
 from structlearn.alrao.heads import Heads
 from structlearn.alrao.losses import Task, mixture_loss, weights_of
 from structlearn.alrao.switch import Switch
@@ -57,6 +57,8 @@ class Alrao(nn.Module):
     """
 
     _evidence: Tensor
+    first: Tensor
+    """The very first loss; 0 before."""
 
     def __init__(
         self,
@@ -82,6 +84,8 @@ class Alrao(nn.Module):
         self.switch = Switch(heads, theta=theta, per=per).to(layer.weight.device)
         self.register_buffer("_evidence", torch.zeros(heads + 2, dtype=torch.float64), persistent=False)
         self._evidence = self._evidence.to(layer.weight.device)
+        self.register_buffer("first", torch.zeros((), dtype=torch.float64))
+        self.first = self.first.to(layer.weight.device)
         self._observed = False
         self.train(model.training)
 
@@ -96,14 +100,14 @@ class Alrao(nn.Module):
         """[K + 2], float64: what has been seen since the last update, as sums that ranks in step add up before it.
 
         The examples' log-likelihoods under each head; the examples; the losses beyond all bounds: not finite, or BOUND
-        times 1 + that of knowing nothing (all classes alike; the answer 0).
+        times 1 + that of knowing nothing (all classes alike; the answer 0) and twice the very first loss.
         """
         return self._evidence
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Alrao:
         """As every module; what is summed up stays float64, as the switch does."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._evidence = self._evidence.double()
+        self._evidence, self.first = self._evidence.double(), self.first.double()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,8 +140,8 @@ class Alrao(nn.Module):
         outputs, targets = self._flat(outputs, targets)
         loss, likelihoods = mixture_loss(self.task, outputs, targets, self.switch.posterior())
         if self.training and outputs.requires_grad:
-            bound = self._bound(outputs, targets)
             seen, said, value = at_hand(self._evidence), at_hand(likelihoods), at_hand(loss.detach())
+            bound = self._bound(outputs, targets, value)
             seen[:-2] += said * outputs.shape[2]
             seen[-2] += outputs.shape[2]
             seen[-1] += ~(value < bound)
@@ -189,12 +193,15 @@ class Alrao(nn.Module):
         setattr(plain.get_submodule(parent), leaf, layer.train(self.training))
         return plain
 
-    def _bound(self, outputs: Tensor, targets: Tensor) -> Any:
-        """BOUND times 1 + the loss of knowing nothing."""
-        bound = BOUND[self.task]
+    def _bound(self, outputs: Tensor, targets: Tensor, loss: Any) -> Any:
+        """BOUND times 1 + the loss of knowing nothing, or twice the first loss: inputs may be far from normal."""
+        xp, first, factor = library(outputs), at_hand(self.first), BOUND[self.task]
         if self.task == "classification":
-            return bound * (1 + math.log(outputs.shape[-1]))
-        return at_hand(bound * (1 + 0.5 * targets.square().sum(-1).mean()))
+            bound = factor * (1 + math.log(outputs.shape[-1]))
+        else:
+            bound = at_hand(factor * (1 + 0.5 * targets.square().sum(-1).mean()))
+        first[...] = xp.where((first == 0) & xp.isfinite(loss), loss, first)
+        return xp.where(2 * first > bound, 2 * first, bound)
 
     def _class_axis(self, dim: int) -> int:
         """Where the classes are in (K, batch, ...): torch has them second for images, our sequences have them last."""

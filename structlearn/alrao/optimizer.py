@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -36,8 +35,7 @@ class PerUnit(Optimizer):
     For an :class:`Alrao` network, a unit that explodes does not spoil the others. It shows in the next loss: where that
     is beyond all bounds (:attr:`Alrao.evidence`), the gradients, which it has spoilt, count as zero, and the units
     whose largest weights have grown the most since the start are *lost*: their parameters become 0, and their rates;
-    and running statistics (BatchNorm's) are again what they were. If nobody has grown, and the loss is finite, training
-    simply goes on.
+    and running statistics (BatchNorm's) are again what they were.
     (To watch the weights themselves takes one more pass through them, 0.6 of a whole step without momentum.) On a CPU
     the loss is a number at hand; elsewhere, where to look at it would be to wait for it, the gradients are zeroed
     without looking, and the units seen to when the number has come.
@@ -178,13 +176,12 @@ class PerUnit(Optimizer):
         heads = self.layers[f"model.{network.head}"]
         known, alive = group["lost"][heads.start : heads.stop], network.switch.alive
         if self._late is None:
-            *said, _, strange = at_hand(network.evidence)
-            if not strange:
-                self._keep_statistics()
-            elif (gone := self._exploded()).any() or not np.isfinite(said).any():
+            if at_hand(network.evidence)[-1] > 0:
                 torch._foreach_zero_(gradients)
-                self._lose(gone)
+                self._lose(self._exploded())
                 self._restore_statistics()
+            else:
+                self._keep_statistics()
             if not (at_hand(alive) | at_hand(known)).all():
                 self._lose(self._at(heads, ~alive))
             return
