@@ -91,7 +91,7 @@ def test_what_one_loss_has_recorded_outlives_the_next(tmp_path):
         engine.go_on(again, shrunk, time.monotonic())
         if rank == 1:
             assert again.exchange.consensus_errors == [(40, 1.5), (50, 2.0), (60, 2.5)]
-            engine._record_consensus()
+            engine._record_seen()
     assert engine.record["lost"].columns["rank"] == [1, 3]
     assert len(engine.record["resized"].columns["step"]) == 2
     assert engine.record["consensus"].columns["step"] == [40, 50, 60]
@@ -99,7 +99,7 @@ def test_what_one_loss_has_recorded_outlives_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
-@pytest.mark.parametrize("method", ["_record_exchange", "_record_consensus", "_save", "_show_epoch"])
+@pytest.mark.parametrize("method", ["_record_exchange", "_record_seen", "_save", "_show_epoch"])
 def test_a_loss_anywhere_in_the_end_of_an_epoch_sends_all_back_into_it(method, epoch, tmp_path, monkeypatch):
     """Else its rows would be missing, and of the last one the checkpoint with the answer."""
     config = validate({**CONFIG, "run_dir": str(tmp_path / "run")})
