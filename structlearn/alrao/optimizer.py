@@ -77,6 +77,7 @@ class PerUnit(Optimizer):
         self.layers = dict(table.layers)
         """The numbers of each layer's units."""
         self._network = network if isinstance(network, Alrao) else None
+        self._heads = self.layers[f"model.{network.head}"] if isinstance(network, Alrao) else range(0)
         self._table, self._names = table, list(named)
         self._index = [table.index[name].to(device) for name in named]
         self._late = None if is_at_hand(rates.to(device)) else Late()
@@ -173,7 +174,7 @@ class PerUnit(Optimizer):
     def _look_after(self, network: Alrao, gradients: list[Tensor]) -> None:
         """Before a step: was the loss beyond all bounds, and is a head lost?"""
         (group,) = self.param_groups
-        heads = self.layers[f"model.{network.head}"]
+        heads = self._heads
         known, alive = group["lost"][heads.start : heads.stop], network.switch.alive
         if self._late is None:
             if at_hand(network.evidence)[-1] > 0:
@@ -223,8 +224,7 @@ class PerUnit(Optimizer):
     def _exploded(self) -> Tensor:
         """[units], bool: who has grown most. Heads only if nobody else has: likelihoods say what they are worth."""
         (group,) = self.param_groups
-        assert self._network is not None
-        heads = self.layers[f"model.{self._network.head}"]
+        heads = self._heads
         grown = (self._sizes() / group["start"]).masked_fill_(group["rates"] == 0, 0.0)
         others = grown.clone()
         others[heads.start : heads.stop] = 0.0
@@ -244,8 +244,7 @@ class PerUnit(Optimizer):
                 values.masked_fill_(gone, 0.0)
             self._rates[place].masked_fill_(gone, 0.0)
         if self._network is not None:
-            heads = self.layers[f"model.{self._network.head}"]
-            self._network.switch.lose(units[heads.start : heads.stop])
+            self._network.switch.lose(units[self._heads.start : self._heads.stop])
 
 
 class Late:
