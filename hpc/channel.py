@@ -32,22 +32,25 @@ class _Receive:
     (2 or 3 of 1,000 came; experiments/gossip_chaos). It also leaves nothing to be cancelled.
     """
 
-    def __init__(self, comm: Any, anybody: int, into: Buffer) -> None:
-        self._comm, self._anybody, self._into = comm, anybody, into
+    def __init__(self, mpi: Any, comm: Any, into: Buffer) -> None:
+        self._mpi, self._comm, self._into = mpi, comm, into
         self._request: Any = None
+        self._sender: int | None = None
 
     def done(self) -> bool:
         if self._request is None:
+            status = self._mpi.Status()
             for _ in range(_LOOKS):
-                if (message := self._comm.Improbe(self._anybody)) is not None:
+                if (message := self._comm.Improbe(self._mpi.ANY_SOURCE, status=status)) is not None:
                     break
             else:
                 return False
+            self._sender = status.Get_source()
             self._request = message.Irecv(self._into)
         return bool(self._request.Test())
 
-    def begun(self) -> bool:
-        return self._request is not None
+    def sender(self) -> int | None:
+        return self._sender
 
     def cancel(self) -> None:
         assert self._request is None, "a message is under way that nobody waits for"
@@ -70,7 +73,7 @@ class MpiChannel:
 
     def receive(self, into: Buffer) -> _Receive:
         """From anybody."""
-        return _Receive(self._comm, self._mpi.ANY_SOURCE, into)
+        return _Receive(self._mpi, self._comm, into)
 
     def sum_(self, values: Buffer) -> _Flight:
         """In place."""

@@ -46,8 +46,8 @@ class Flight(Protocol):
 class Arrival(Flight, Protocol):
     """A receive under way."""
 
-    def begun(self) -> bool:
-        """Has a message been found that comes into it?"""
+    def sender(self) -> int | None:
+        """The rank whose message comes into it; None while none has been found."""
         ...
 
 

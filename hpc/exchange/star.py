@@ -160,4 +160,4 @@ class Star(Traffic):
         if self._request is None and self._reply is None:
             return IDLE
         self._watch(self._since, f"answer a request (rank {MASTER}, the master)")
-        return MOVING if self._reply is not None and self._reply.begun() else EXPECTING
+        return MOVING if self._reply is not None and self._reply.sender() is not None else EXPECTING

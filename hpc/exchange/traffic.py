@@ -42,18 +42,22 @@ _Buffer = TypeVar("_Buffer")
 def arrived(posted: list[tuple[Arrival, _Buffer]]) -> tuple[list[_Buffer], float]:
     """(what has arrived, taken out of the receives; how soon to look again).
 
-    A message that comes in needs many calls, each of which may be short.
+    A message that comes in needs many calls, each of which may be short. MPI finds one rank's messages in the order in
+    which they were sent, and may complete them in another: one that overtook waits here for those before it.
     """
     found, share = [], IDLE
+    behind = set[int]()
     for entry in list(posted):
         flight, buffer = entry
-        if flight.done():
+        done, sender = flight.done(), flight.sender()
+        if sender is None:
+            break  # the next one would find no message, either
+        if done and sender not in behind:
             posted.remove(entry)
             found.append(buffer)
-        elif flight.begun():
-            share = MOVING
         else:
-            break  # the next one would find no message, either
+            behind.add(sender)
+            share = MOVING
     return found, share
 
 

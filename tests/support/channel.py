@@ -71,8 +71,8 @@ class Network:
 
 
 class Send:
-    def __init__(self, network: Network, buffer: np.ndarray, to: int) -> None:
-        self.network, self.buffer, self.to = network, buffer, to
+    def __init__(self, network: Network, buffer: np.ndarray, source: int, to: int) -> None:
+        self.network, self.buffer, self.source, self.to = network, buffer, source, to
         self.content = buffer.tobytes()
         self.at = network.world.later()
         self.eager = network.world.chance.random() < network.world.eager
@@ -90,20 +90,22 @@ class Receive:
     def __init__(self, network: Network, buffer: np.ndarray, rank: int) -> None:
         self.network, self.buffer, self.rank = network, buffer, rank
         self.over = False
+        self.source: int | None = None
 
     def take(self, message: Send) -> None:
         size = len(message.content)
         assert size <= len(self.buffer), f"a message of {size} bytes came to a buffer of {len(self.buffer)}"
         self.buffer[:size] = np.frombuffer(message.content, np.uint8)
         self.over = message.over = True
+        self.source = message.source
 
     def done(self) -> bool:
         with self.network.world.lock:
             self.network.deliver(self.rank)
             return self.over
 
-    def begun(self) -> bool:
-        return self.over  # here, a message comes at once or not at all
+    def sender(self) -> int | None:
+        return self.source  # here, a message comes at once or not at all
 
     def cancel(self) -> None:
         with self.network.world.lock:
@@ -156,7 +158,7 @@ class Channel:
     def send(self, message: np.ndarray, to: int) -> Send:
         def call() -> Send:
             assert to != self.rank, "a message to itself"
-            flight = Send(self.network, message, to)
+            flight = Send(self.network, message, self.rank, to)
             self.network.flying[self.rank, to].append(flight)
             return flight
 
