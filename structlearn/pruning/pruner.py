@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from structlearn.pruning.judged import Judged
 from structlearn.pruning.phases import Phase, Phases
+from structlearn.pruning.sigmas import renew
 from structlearn.structure import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
     from torch.optim import Optimizer
 
@@ -128,13 +128,17 @@ class Pruner(ABC):
     @property
     @torch.no_grad()
     def floor(self) -> tuple[str, ...]:
-        """The sets of one unit that would lose this one, too, were it not the last."""
+        """The sets that would lose all their units by the rule, and keep one; none after pruning."""
         if self.phase != "pruning":
             return ()
         return tuple(name for name, verdict in self._verdicts().items() if bool(verdict.goes.all()))
 
     def cut(self, plan: Plan, optimizer: Optimizer | None = None) -> Cut:
         """Cut the network as planned, the optimiser's state with it, and mend what the method has to.
+
+        The layers of :mod:`structlearn.scala` that lose inputs, or have them in another order, get their sigmas anew,
+        whatever the method is; so the sum rule holds, the function stays, and the units of a set have the places in the
+        sequence that they have in the set (W 3.4.2, step 3).
 
         Args:
             plan: What :meth:`plan` gave, here or on another rank.
@@ -144,6 +148,7 @@ class Pruner(ABC):
             ValueError: the plan is not of this structure as it is now.
         """
         cut = self.structure.apply(plan, optimizer)
+        renew(self.structure, cut, optimizer)
         self._mend(cut)
         return cut
 
@@ -168,29 +173,28 @@ class Pruner(ABC):
         """The penalty, its strength included: a differentiable scalar."""
 
     @abstractmethod
-    def _verdict(self, name: str, stays: Mapping[str, Tensor]) -> Verdict:
-        """What the rule says of the set `name`.
+    def _verdict(self, name: str, judged: Judged) -> Verdict:
+        """What the rule says of the set `name`; `judged` are those behind it."""
 
-        Args:
-            name: Of the set.
-            stays: For each set behind it that has been judged: [units], bool, which of them stay.
-        """
-
-    def _regularise(self) -> None:  # noqa: B027 -- not every method has a penalty of its own
+    def _regularise(self) -> None:
         """Add the penalty's gradient to .grad, without waiting for the device."""
 
-    def _after_step(self, lr: float) -> None:  # noqa: B027
+    def _after_step(self, lr: float) -> None:
         """What comes after a step, without waiting for the device."""
 
-    def _mend(self, cut: Cut) -> None:  # noqa: B027
+    def _mend(self, cut: Cut) -> None:
         """What is to be done after the structure has been cut; also if nothing was."""
 
     def _verdicts(self) -> dict[str, Verdict]:
         """Of all sets, on the host, in the order of the network."""
-        stays: dict[str, Tensor] = {}
+        judged = Judged(self.structure)
         verdicts: dict[str, Verdict] = {}
         for name in reversed(self.structure.sets):
-            score, goes = verdicts[name] = self._verdict(name, stays)
-            stays[name] = ~goes
-            stays[name][score.argmax()] |= goes.all()  # here, too, one of them stays
-        return {name: Verdict(*(each.cpu() for each in verdicts[name])) for name in self.structure.sets}
+            score, goes = verdicts[name] = self._verdict(name, judged)
+            stays = ~goes
+            stays[score.argmax()] |= goes.all()  # here, too, one of them stays
+            judged.add(name, stays)
+        sizes = [len(verdict.score) for verdict in verdicts.values()]
+        columns = [torch.cat(each).cpu().split(sizes) for each in zip(*verdicts.values(), strict=True)]
+        found = dict(zip(verdicts, map(Verdict, *columns), strict=True))
+        return {name: found[name] for name in self.structure.sets}
