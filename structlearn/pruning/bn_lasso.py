@@ -44,7 +44,7 @@ class BnLasso(Penalised):
         self,
         structure: Structure,
         *,
-        strength: float = 1e-4,
+        strength: float,
         threshold: float = 0.001,
         proximal: bool = False,
         patience: int = 50,

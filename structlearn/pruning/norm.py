@@ -63,7 +63,7 @@ class Norm(Penalised):
         structure: Structure,
         *,
         penalty: NormPenalty = "group_lasso",
-        strength: float = 1e-4,
+        strength: float,
         threshold: float = 0.001,
         proximal: bool = False,
         mix: float = 0.5,

@@ -74,7 +74,7 @@ class ScaLP(Penalised):
         structure: Structure,
         *,
         penalty: ScaledPenalty = "group_lasso",
-        strength: float = 1.38e-6,
+        strength: float,
         threshold: float = 0.001,
         proximal: bool = False,
         patience: int = 50,
