@@ -1,0 +1,1 @@
+from structlearn.shrinknets.fold import fold as fold
