@@ -12,7 +12,7 @@ from hpc.config.folder import check_folder
 from hpc.config.model import AlexNet, Custom, Lstm, Mlp, least_side, small_form
 from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
-from hpc.config.pruning import Cutting, Norm, Scalp, ShrinkNets
+from hpc.config.pruning import BnLasso, Cutting, Norm, Scalp, ShrinkNets
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
 from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, Plateau, Sgd, Step, Sync, workers
@@ -189,14 +189,12 @@ def _pruning(config: Config) -> Iterator[str]:
             f"pruning.every_epochs: got {pruning.every_epochs}, but the run has {config.epochs} epoch(s), and nothing "
             f"would be cut; make it smaller"
         )
-    if isinstance(pruning, Scalp | Norm) and pruning.proximal:
-        if pruning.penalty == "l2":
-            yield "pruning.proximal: true is for penalties that make weights 0, but pruning.penalty is l2; take another"
-        if isinstance(config.optimizer, Alrao | AlraoAdam):
-            yield (
-                f"pruning.proximal: true needs one learning rate, but optimizer.name: {config.optimizer.name} has one "
-                f"for every unit; leave it false"
-            )
+    proximal = isinstance(pruning, Scalp | Norm | BnLasso) and pruning.proximal
+    if proximal and isinstance(config.optimizer, Alrao | AlraoAdam):
+        yield (
+            f"pruning.proximal: true needs one learning rate, but optimizer.name: {config.optimizer.name} has one for "
+            f"every unit; leave it false"
+        )
     if isinstance(pruning, Norm) and pruning.mix is not None and pruning.penalty != "sparse_group_lasso":
         yield f"pruning.mix: it is for penalty: sparse_group_lasso, not for {pruning.penalty}; leave it out"
     if isinstance(pruning, ShrinkNets):

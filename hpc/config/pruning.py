@@ -100,6 +100,9 @@ class BnLasso(Cutting):
     """The penalty's factor in the loss of a mini-batch."""
     threshold: NonNegative = 1e-3
     """A unit goes when its scale is closer to 0 than this."""
+    proximal: Flag = False
+    """Shrink scales by a proximal step after each step of the optimiser, in place of the gradient: so they become 0
+    exactly."""
 
 
 @section
@@ -109,7 +112,7 @@ class ShrinkNets(Cutting):
     name: Literal["shrinknets"] = "shrinknets"
     strength: NonNegative = 1e-3
     """The factor of the switches' absolute values in the loss of a mini-batch."""
-    weight_penalty: Positive = 1e-4
+    weight_strength: Positive = 1e-4
     """The factor of the penalty on all other parameters; without one the switches have no minimum."""
     power: Literal[1, 2] = 2
     """That penalty: the sum of absolute values (1) or of squares (2)."""
@@ -119,9 +122,9 @@ class ShrinkNets(Cutting):
     threshold: Positive | None = None
     """With rule: threshold, where a switch is off: closer to 0 than this; null: 0.001."""
     gamma: Fraction | None = None
-    """With rule: sign_variance, how slowly the running averages forget; null: 0.9."""
-    init: Literal["uniform", "uniform_symmetric", "normal"] = "uniform"
-    """What switches are drawn from at the start: (0, 1], (-1, 1) or N(0, 1); half of the last two begin as off."""
+    """With rule: sign_variance, how slowly the running averages forget; null: 0.99."""
+    init: Literal["positive", "uniform", "normal"] = "positive"
+    """What switches are drawn from at the start: U(0, 1], U(-1, 1) or N(0, 1)."""
 
 
 PruningConfig = Annotated[

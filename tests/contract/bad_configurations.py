@@ -114,10 +114,10 @@ COMBINATIONS: Final = [
         "3 epoch(s)",
     ),
     config(
-        "a proximal step for a penalty that makes nothing 0",
-        "pruning: {name: norm, penalty: l2, proximal: true}",
-        "pruning.proximal: true",
-        "pruning.penalty is l2",
+        "proximal steps, and a learning rate for every unit",
+        "pruning: {name: norm, proximal: true}\noptimizer: {name: alrao}",
+        "pruning.proximal: true needs one learning rate",
+        "optimizer.name: alrao",
     ),
     config(
         "a key of another killing rule",

@@ -66,7 +66,6 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
         ({"data": {"validation": 0}, "early_stopping": {}}, "early_stopping"),
         ({"data": {"validation": 0}, "pruning": {"name": "bn_lasso"}}, "pruning.name"),
         ({"epochs": 3, "pruning": {"name": "norm", "every_epochs": 4}}, "pruning.every_epochs"),
-        ({"pruning": {"name": "scalp", "penalty": "l2", "proximal": True}}, "pruning.proximal"),
         ({"pruning": {"name": "norm", "proximal": True}, "optimizer": {"name": "alrao"}}, "pruning.proximal"),
         ({"pruning": {"name": "norm", "mix": 0.25}}, "pruning.mix"),
         ({"pruning": {"name": "shrinknets", "threshold": 0.01}}, "pruning.threshold"),

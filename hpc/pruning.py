@@ -1,0 +1,69 @@
+"""How the network of a run changes its structure while it is trained: the contract, and a network that does not."""
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from hpc.evaluate import Score
+from hpc.exchange import Exchange
+from hpc.record import Record
+from structlearn.structure import Plan
+
+
+class Pruning:
+    """A network that keeps its structure. One that does not overrides all of this."""
+
+    factor = 1.0
+    """Of the learning rate, beside the schedule's."""
+    done = False
+    """Has the method ended the run?"""
+    version = 0
+    """How often the network has been cut."""
+    best: dict[str, torch.Tensor] | None = None
+    """The run's answer if it ended now, as a state_dict on the host, where that is not the network as it is."""
+    best_epoch = 0
+    """The epoch that it is of; 0: there is none."""
+    last = Plan()
+    """The last cut."""
+
+    def regularise(self) -> None:
+        """Gradients are there, and the same on all ranks in step; the optimiser has not stepped yet."""
+
+    def after_step(self, lr: float) -> None:
+        """The optimiser has made a step with this learning rate. Nothing here may wait for a device."""
+
+    def cut(self, epoch: int, exchange: Exchange, optimizer: Optimizer) -> bool:
+        """At the end of an epoch (from 1), cut this rank's network as all others do. Has it changed? Collective.
+
+        Everything is at rest, and each rank has its own network back after it.
+        """
+        return False
+
+    def follow(self, plan: Plan, exchange: Exchange, optimizer: Optimizer) -> None:
+        """Cut the network by a plan that others have decided on. No rank waits for another in it."""
+        assert not plan
+
+    def after_epoch(self, epoch: int, valid: Score) -> None:
+        """The network that all ranks stand for has been evaluated, and this rank still holds it."""
+
+    def record(self, record: Record) -> None:
+        """Put the epoch that has ended into the record."""
+
+    def line(self) -> str:
+        """What the line of the epoch that has ended says of it; nothing where nothing has changed."""
+        return ""
+
+    def news(self) -> list[str]:
+        """Sentences about the epoch that has ended that the user should read."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is carried from epoch to epoch: the same on all ranks."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave; the network has the structure already."""
+
+    def restore(self, state: dict[str, Any], exchange: Exchange, optimizer: Optimizer) -> None:
+        """Give the network, as it was built, the structure that it had when :meth:`state_dict` gave this; take it back."""
