@@ -101,6 +101,11 @@ def _neighbours(model: nn.Module, switches: dict[str, Switch]) -> dict[str, list
         before = node.args[0]
         layer = modules.get(str(before.target)) if before.op == "call_module" else None
         if isinstance(layer, (*LINEAR, _BatchNorm)) and len(before.users) == 1:
+            if switches[name].axis != (axis := -1 if isinstance(layer, nn.Linear) else 1):
+                raise ValueError(
+                    f"the switch {name} has axis={switches[name].axis}, but stands behind {before.target}, a "
+                    f"{type(layer).__name__}: give it axis={axis}"
+                )
             targets, layers = [before], [(layer, False)]
         else:
             targets = list(_behind(node, modules, switches[name]))
@@ -113,14 +118,21 @@ def _neighbours(model: nn.Module, switches: dict[str, Switch]) -> dict[str, list
     return found
 
 
-def _behind(node: fx.Node, modules: dict[str, nn.Module], switch: Switch) -> Iterator[fx.Node]:
-    """The layers that a value goes to, through nothing but linear maps that keep channels apart."""
+def _behind(
+    node: fx.Node, modules: dict[str, nn.Module], switch: Switch, *, flat: bool = False
+) -> Iterator[fx.Node]:
+    """The layers that a value goes to, through nothing but linear maps that keep channels apart.
+
+    Behind a flattening (`flat`) each channel of axis 1 is several features in a row.
+    """
     for user in node.users:
         module = modules.get(str(user.target)) if user.op == "call_module" else None
-        if isinstance(module, LINEAR) and _fits(module, switch):
+        if isinstance(module, LINEAR) and _fits(module, switch, flat=flat):
             yield user
-        elif _passes(user, module, switch):
-            yield from _behind(user, modules, switch)
+        elif isinstance(module, (nn.Identity, *_DROPOUTS)) or (switch.axis == 1 and isinstance(module, _POOLS)):
+            yield from _behind(user, modules, switch, flat=flat)
+        elif switch.axis == 1 and _flattens(user, module):
+            yield from _behind(user, modules, switch, flat=True)
         else:
             raise ValueError(
                 f"a switch is followed by {user.name} ({type(module).__name__ if module else user.target}) and has no "
@@ -131,24 +143,19 @@ def _behind(node: fx.Node, modules: dict[str, nn.Module], switch: Switch) -> Ite
         raise ValueError(f"nothing follows {node.name}; a switch needs a linear layer or convolution beside it")
 
 
-def _passes(node: fx.Node, module: nn.Module | None, switch: Switch) -> bool:
-    """Is it linear in each channel alone? Flattening then has a channel's positions side by side (axis 1)."""
-    if isinstance(module, (nn.Identity, *_DROPOUTS, *(_POOLS if switch.axis == 1 else ()))):
-        return True
-    if switch.axis != 1:
-        return False
+def _flattens(node: fx.Node, module: nn.Module | None) -> bool:
+    """Are all axes from the channels' on made one?"""
     if isinstance(module, nn.Flatten):
         return module.start_dim == 1 and module.end_dim == -1
-    called = node.target in {torch.flatten, "flatten"}
-    return called and node.args[1:] == (1,) and not node.kwargs
+    return node.target in {torch.flatten, "flatten"} and node.args[1:] == (1,) and not node.kwargs
 
 
-def _fits(layer: nn.Module, switch: Switch) -> bool:
+def _fits(layer: nn.Module, switch: Switch, *, flat: bool) -> bool:
     """Are the switch's channels the layer's inputs, each with as many columns?"""
     channels = len(switch.theta)
     if isinstance(layer, nn.Linear):
-        return layer.in_features % channels == 0 if switch.axis == 1 else layer.in_features == channels
-    return switch.axis == 1 and int(layer.in_channels) == channels  # type: ignore[arg-type]
+        return layer.in_features % channels == 0 if flat else switch.axis == -1 and layer.in_features == channels
+    return not flat and switch.axis == 1 and layer.in_channels == channels
 
 
 def _shared(model: nn.Module) -> set[int]:

@@ -41,8 +41,8 @@ class Switch(nn.Module):
             says.
     """
 
-    beside: ClassVar = {"theta": ("mean", "variance")}
-    """Buffers that are cut as this parameter is, though the forward pass does not use them."""
+    beside: ClassVar = {"theta": ("alive", "mean", "variance")}
+    """Buffers that are cut as this parameter is, whether or not the forward pass uses them."""
 
     alive: Tensor
     """[channels]: 1, or 0 for dead. Float, so that ranks that mix their weights mix it, too: what one of them has
