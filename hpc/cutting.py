@@ -91,9 +91,9 @@ class Cutting(Pruning):
 
     def follow(self, plan: Plan, exchange: Exchange, optimizer: Optimizer) -> None:
         """The network, the optimiser's state with it, then what the exchange holds."""
-        carry = Carry(self._pruner, optimizer, plan)
+        carry = Carry(self._pruner, optimizer, plan) if exchange.carries else None
         self._pruner.cut(plan, optimizer)
-        exchange.restructure(carry)
+        exchange.restructure(self.version, carry)
         self.last, self._changed = plan, True
 
     def after_epoch(self, epoch: int, valid: Score) -> None:

@@ -66,4 +66,4 @@ class Pruning:
         """Take back what :meth:`state_dict` gave; the network has the structure already."""
 
     def restore(self, state: dict[str, Any], exchange: Exchange, optimizer: Optimizer) -> None:
-        """Give the network, as it was built, the structure that it had when :meth:`state_dict` gave this; take it back."""
+        """Give the network, as it was built, the structure of when :meth:`state_dict` gave this; take the rest back."""

@@ -8,8 +8,9 @@ structure, which the format of HDF5 1.10 has and older ones have not. Texts are 
 those of variable length lie in the one place without a checksum.
 
 Schema 1: attributes ``schema_version``, ``run_id``, ``config`` (YAML), ``versions`` (JSON), ``world_size``,
-``state``, ``ended_by``, ``answer_epoch``; groups ``epochs``, ``exchange``, ``profile`` and, where they apply, ``steps``,
-``consensus``, ``ranks``, ``resized`` and ``lost``, each with one equal-length one-dimensional dataset a column; and
+``state``, ``ended_by``, ``answer_epoch``; groups ``epochs``, ``exchange``, ``profile`` and, where they apply,
+``steps``, ``consensus``, ``ranks``, ``resized`` and ``lost``, each with one equal-length one-dimensional dataset a
+column; and
 ``alrao`` (:class:`AlraoTable`) and ``structure`` (:class:`StructureTable`).
 """
 
@@ -237,7 +238,7 @@ class Record:
             **columns,
             "alrao": self.alrao.state_dict(),
             "structure": self.structure.state_dict(),
-            "answer": {"epoch": self.answer_epoch},
+            "answer": {"epoch": torch.tensor(self.answer_epoch)},
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
@@ -246,7 +247,7 @@ class Record:
             table.load(state[name])
         self.alrao.load(state["alrao"])
         self.structure.load(state["structure"])
-        self.answer_epoch = state["answer"]["epoch"]
+        self.answer_epoch = int(state["answer"]["epoch"])
 
     def write(self, path: Path, attributes: Mapping[str, Any]) -> None:
         """Replace the record's file. Raises OSError where it cannot be written; the old file then stays."""

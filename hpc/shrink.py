@@ -1,6 +1,6 @@
 """A run of fewer ranks: what those who are left agree on when others are lost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpc.exchange import Exchange
@@ -25,7 +25,7 @@ class Shrunk:
     """The part of the whole mass that was lost: what the lost ranks had, and what was under way."""
     consensus_errors: list[tuple[int, float]]
     """Those that have not been recorded yet."""
-    cut: Plan
+    cut: Plan = field(default_factory=Plan)
     """What others have cut and this rank has not, if anything."""
 
 

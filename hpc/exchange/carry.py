@@ -26,8 +26,6 @@ class Carry:
 
     def __init__(self, pruner: Pruner, optimizer: Optimizer, plan: Plan) -> None:
         self._before, self._plan = copy.deepcopy((pruner, optimizer)), plan
-        self.structure = pruner.structure.version + 1
-        """The version of the network's structure behind the cut."""
 
     @torch.no_grad()
     def __call__(self, values: Mapping[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:

@@ -63,11 +63,16 @@ class SyncEasgd(InStep):
         self._buffer = self._flat(self._values)
         self._pulls = [torch.empty_like(value) for value in self._values]
 
-    def restructure(self, carry: Carry) -> None:
+    @property
+    def carries(self) -> bool:
+        """The centre."""
+        return bool(self._centre)
+
+    def restructure(self, version: int, carry: Carry | None) -> None:
         """The centre is cut like the weights."""
-        super().restructure(carry)
+        super().restructure(version, carry)
         keys = list(keyed(self.model))
-        if self._centre:
+        if carry is not None:
             carried = carry(dict(zip(keys, self._centre, strict=True)))
             self._centre = [carried[key] for key in keys]
         self._values = weights_and_buffers(self.model)

@@ -204,11 +204,16 @@ class Gossip(OwnPace):
         tensors = keyed(self.model, self._mixed)
         return [Form({key: tensors[key] for key in keys}) for keys in in_slices(list(tensors), self._ends)]
 
-    def restructure(self, carry: Carry) -> None:
+    @property
+    def carries(self) -> bool:
+        """Messages that may be under way."""
+        return not self._at_rest
+
+    def restructure(self, version: int, carry: Carry | None) -> None:
         """Read and write messages of the network as it is now; know how to read those of before that are under way."""
-        if not self._at_rest:
+        if carry is not None:
             self._older[self.structure] = self._forms, carry
-        super().restructure(carry)
+        super().restructure(version, carry)
         post = self._traffic
         if post is None:
             return

@@ -162,17 +162,22 @@ class WithMaster(OwnPace):
             self.counters.bytes_sent += self._traffic.bytes_sent
             self._traffic.bytes_sent = 0
 
-    def restructure(self, carry: Carry) -> None:
+    @property
+    def carries(self) -> bool:
+        """The centre, on rank 0."""
+        return self._centre is not None
+
+    def restructure(self, version: int, carry: Carry | None) -> None:
         """The centre is cut like the weights. Everything is at rest: talk begins anew, with shorter messages."""
         if self._traffic is not None:
             self._traffic.close()
             self._traffic = None
         if self._survey is not None:
             self._survey.forget()
-        super().restructure(carry)
+        super().restructure(version, carry)
         before = self._form
         self._look()
-        if self._centre is not None:
+        if carry is not None and self._centre is not None:
             self._centre = flat_of(carry(before.named(self._centre)), self._form, self._centre)
 
     def _open(self) -> Star:

@@ -50,9 +50,9 @@ class PerSyn(InStep):
         self._optimizer, self._tau, self._momentum = optimizer, config.tau, config.momentum
         self._buffer: FlatBuffer | None = None
 
-    def restructure(self, carry: Carry) -> None:
+    def restructure(self, version: int, carry: Carry | None) -> None:
         """Average other numbers."""
-        super().restructure(carry)
+        super().restructure(version, carry)
         self._buffer = None
 
     def meet(self, step: int) -> None:

@@ -90,9 +90,9 @@ class Sync(Exchange):
         super().close()
         self._unhook()
 
-    def restructure(self, carry: Carry) -> None:
+    def restructure(self, version: int, carry: Carry | None) -> None:
         """Average gradients of other shapes."""
-        super().restructure(carry)
+        super().restructure(version, carry)
         if self.comm.size > 1:
             self._unhook()
             self._hook()

@@ -1,5 +1,7 @@
 """A message is what was packed, for any shapes, layouts, payloads and slices; a damaged one is found."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc.errors import RunError
-from hpc.exchange.wire import Letter, Message, message_size, slices_of
+from hpc.exchange.wire import Letter, Message, borders, message_size, slices_of
 
 PAYLOADS = ("float32", "bfloat16", "int8")
 BLOCK = 256  # numbers that share a scale in int8
@@ -97,6 +99,43 @@ def test_what_goes_beside_a_tensor_is_cut_as_it_is(shapes, slices, seed):
         ]  # fmt: skip
         assert len(more) == len(expected)
         assert all(map(torch.equal, more, expected))
+
+
+@given(SHAPES, st.integers(1, 9), st.integers(0, 1000))
+@settings(deadline=None)
+def test_slices_that_divide_no_tensor_are_as_near_to_one_size_as_that_allows(shapes, slices, seed):
+    values = tensors(shapes, seed)
+    ends = borders(values, slices)
+    assert ends == sorted(ends)
+    assert (len(ends), ends[-1]) == (slices, len(values))
+    parts = slices_of(values, ends)
+    assert [len(part) for part in parts] == [last - first for first, last in pairwise([0, *ends])]
+    assert torch.equal(torch.cat([joined(part) for part in parts]), memory(values))
+    sizes, total = [value.numel() for value in values], sum(value.numel() for value in values)
+    starts = np.cumsum([0, *sizes])
+    for place, end in enumerate(ends, 1):
+        wanted = total * place / slices
+        assert abs(starts[end] - wanted) == np.abs(starts - wanted).min()
+
+
+@given(SHAPES, st.integers(1, 4), st.integers(0, 1000), st.sampled_from(PAYLOADS))
+@settings(deadline=None)
+def test_a_buffer_that_was_fitted_to_less_holds_that_and_what_came_before(shapes, slices, seed, payload):
+    """A network shrinks; a message of before has come, and one of after comes."""
+    before, after = tensors(shapes, seed), [value[:1].clone() for value in tensors(shapes, seed)]
+    ends = borders(before, slices)
+    outbox, later, inbox = (Message(slices_of(values, ends), payload) for values in (before, after, before))
+    room = inbox.bytes.size
+    for part in range(slices):
+        for sender, values in ((outbox, before), (later, after)):
+            inbox.fit(slices_of(values, ends))
+            assert deliver(sender, inbox, Letter(5, 6, part, 7)) <= room
+            came = joined(inbox.take(part)).float()
+            found, errors = rounded(joined(slices_of(values, ends)[part]).numpy(), payload)
+            np.testing.assert_allclose(came.numpy(), found, rtol=0, atol=errors.max(initial=0))
+            inbox.fit(slices_of(after, ends))
+            assert torch.equal(inbox.numbers()[: len(came)].float(), came)
+    assert inbox.bytes.size == room
 
 
 def test_tensors_without_numbers_are_left_out():
@@ -307,11 +346,21 @@ def test_what_was_never_a_message_is_found():
         message.open()
 
 
-def test_a_message_of_another_structure_is_refused():
-    values = torch.ones(4)
-    outbox, inbox = (Message(slices_of([values], 1), "float32") for structure in (1, 2))
-    deliver(outbox, inbox, Letter(1, 1, 0, 0))
+def test_a_message_says_which_structure_it_is_of_and_is_refused_where_that_is_another():
+    outbox, inbox = (Message(slices_of([torch.ones(4)], 1), "float32") for _ in range(2))
+    deliver(outbox, inbox, Letter(1, 1, 0, 0, structure=1))
+    letter = inbox.open()
+    letter.check(1)
     with pytest.raises(RunError, match="of structure 1, but this rank holds 2"):
+        letter.check(2)
+
+
+def test_a_message_longer_than_its_buffer_is_refused():
+    outbox, inbox = (Message(slices_of([torch.ones(numbers)], 1), "float32") for numbers in (9, 8))
+    outbox.pack(Letter(1, 1, 0, 0))
+    assert outbox.ready()
+    inbox.bytes[:] = outbox.bytes[: len(inbox.bytes)]
+    with pytest.raises(RunError, match="a message of 164 bytes arrived where at most 160 were expected"):
         inbox.open()
 
 
