@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, Tag, model_validator
 from hpc.config.types import Count, Flag, Fraction, Positive, Text, by_name, section
 
 Activation = Literal[
-    "relu", "relu6", "leaky_relu", "elu", "selu", "silu", "gelu", "tanh", "sigmoid", "identity"
+    "relu", "relu6", "leaky_relu", "elu", "selu", "silu", "gelu", "tanh", "sigmoid", "identity", "maxmin"
 ]  # fmt: skip
 Stem = Literal["auto", "cifar", "imagenet"]
 Widths = tuple[Count, ...]

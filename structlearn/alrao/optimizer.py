@@ -14,10 +14,12 @@ from structlearn.alrao.hand import at_hand, is_at_hand
 from structlearn.alrao.heads import Heads
 from structlearn.alrao.network import Alrao
 from structlearn.alrao.rates import draw, grid
-from structlearn.units import largest, units
+from structlearn.units import Units, largest, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from structlearn.structure import Cut
 
 SHARE: Final = 0.5
 """Where the loss is beyond all bounds, those units are to blame whose weights have grown this much of what the fastest
@@ -74,26 +76,16 @@ class PerUnit(Optimizer):
         for name, module in network.named_modules():
             if isinstance(module, Heads):
                 rates[torch.tensor(table.layers[name])] = grid(module.count, lr_min, lr_max)
-        self.layers = dict(table.layers)
-        """The numbers of each layer's units."""
+        self._whole = network
         self._network = network if isinstance(network, Alrao) else None
-        self._heads = self.layers[f"model.{network.head}"] if isinstance(network, Alrao) else range(0)
-        self._table, self._names = table, list(named)
-        self._index = [table.index[name].to(device) for name in named]
+        self._names = list(named)
+        self._number(table, device)
         self._late = None if is_at_hand(rates.to(device)) else Late()
         lost = torch.zeros(len(rates), dtype=torch.bool, device=device)
         group = {"params": list(named.values()), "rates": rates.to(device), "lost": lost}
         super().__init__([group], {"lr": 1.0, **defaults})
         self._spread()
-        self._statistics = [
-            buffer
-            for module in network.modules()
-            if isinstance(module, _NormBase) and self._network is not None
-            for buffer in (module.running_mean, module.running_var)
-            if buffer is not None
-        ]
-        self._before = [buffer.clone() for buffer in self._statistics]
-        """Running statistics, as they were after the last step whose loss was within bounds."""
+        self._find_statistics()
         self.param_groups[0]["start"] = self._sizes().clamp_(min=1e-3)
 
     @torch.no_grad()
@@ -156,6 +148,43 @@ class PerUnit(Optimizer):
         group["rates"].copy_(rates)
         group["lost"].zero_()
         self._spread()
+
+    def restructure(self, cut: Cut) -> None:
+        """Units were cut from the network, or have changed places: each that is left keeps its rate.
+
+        Args:
+            cut: What :meth:`structlearn.structure.Structure.apply` has done; it calls this.
+        """
+        (group,) = self.param_groups
+        table = units(self._whole)
+        before = torch.zeros(len(table), dtype=torch.int64)
+        for name, index, parameter in zip(self._names, self._index, group["params"], strict=True):
+            now = table.index[name]
+            before[now] = cut.select(cut.name_of[parameter], index.cpu()).expand(now.shape)
+        for key in ("rates", "lost", "start"):
+            group[key] = group[key][before.to(group[key].device)]
+        self._number(table, group["rates"].device)
+        self._spread()
+        self._find_statistics()
+
+    def _number(self, table: Units, device: torch.device) -> None:
+        """Take over a numbering of the units."""
+        self._table = table
+        self.layers = dict(table.layers)
+        """The numbers of each layer's units."""
+        self._heads = self.layers[f"model.{self._network.head}"] if self._network is not None else range(0)
+        self._index = [table.index[name].to(device) for name in self._names]
+
+    def _find_statistics(self) -> None:
+        self._statistics = [
+            buffer
+            for module in self._whole.modules()
+            if isinstance(module, _NormBase) and self._network is not None
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
+        self._before = [buffer.clone() for buffer in self._statistics]
+        """Running statistics, as they were after the last step whose loss was within bounds."""
 
     def _spread(self) -> None:
         """For each parameter, the rates of its units, in a shape that broadcasts to its own."""

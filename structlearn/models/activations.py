@@ -24,6 +24,17 @@ class Activation(NamedTuple):
     growth: int = 1
 
 
+class MaxMin(nn.Module):
+    """Both signs of each channel: `concat(relu(x), relu(-x))` on axis 1 (B ch. 3), twice the channels.
+
+    CReLU (Shang and others 2016) is the same function.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, C, ...) to (batch, 2 C, ...): channel c comes back as c and, of its negative part, c + C."""
+        return torch.cat([x.relu(), (-x).relu()], dim=1)
+
+
 # None works in place: regularisers and pruning criteria read what goes in after the layer has run.
 ACTIVATIONS: Final[Mapping[str, Activation]] = {
     "relu": Activation(nn.ReLU),
@@ -36,6 +47,7 @@ ACTIVATIONS: Final[Mapping[str, Activation]] = {
     "tanh": Activation(nn.Tanh),
     "sigmoid": Activation(nn.Sigmoid),
     "identity": Activation(nn.Identity),
+    "maxmin": Activation(MaxMin, growth=2),
 }
 
 

@@ -1,0 +1,8 @@
+"""Networks as sets of coupled units, and how to cut them."""
+
+from structlearn.structure.coupling import Coupled, Place
+from structlearn.structure.cut import Cut
+from structlearn.structure.plan import Plan
+from structlearn.structure.structure import Structure
+
+__all__ = ["Coupled", "Cut", "Place", "Plan", "Structure"]

@@ -1,0 +1,162 @@
+"""One forward pass without numbers, in which every operator says what it does to channels."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from structlearn.structure.labels import Labels, Same
+from structlearn.structure.operators import rule_of
+from structlearn.structure.tracker import Axes, Call, Role, Tracker, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass
+class Traced:
+    """What a forward pass has shown.
+
+    Attributes:
+        labels: For each parameter and buffer, by name, the labels of each axis that may be cut, by the axis.
+        roles: For each axis that was used, what it is for its units; in the order of use.
+        same: Which labels are one.
+        why: Labels that are never cut, and why.
+    """
+
+    labels: dict[str, dict[int, Labels]] = field(default_factory=dict)
+    roles: Mapping[tuple[str, int], Role] = field(default_factory=dict)
+    same: Same = field(default_factory=Same)
+    why: list[tuple[Labels, str]] = field(default_factory=list)
+
+
+class _Watching(TorchDispatchMode):
+    """Sees every operator, and has its rule say what its results are."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracker = tracker
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        answer = func(*args, **kwargs)
+        tracker, results = self.tracker, tensors(answer)
+        if not results:
+            return answer
+        changed = args[0] if args and isinstance(args[0], Tensor) and results[0] is args[0] else None
+        if changed is not None and len(tensors(args, kwargs)) > 1 and (shared := tracker.aliases(changed)):
+            for axes in shared:  # written through a view: what the whole holds is not followed
+                tracker.tie(axes.labels, f"{func.overloadpacket} writes into a part of them")
+                axes.data = True
+            for each in tensors(args[1:], kwargs):
+                tracker.tie(tracker.get(each).labels, f"{func.overloadpacket} writes them into a part of something")
+        call = Call(str(func.overloadpacket), args, kwargs, results)
+        for result, axes in zip(results, rule_of(func)(tracker, call), strict=True):
+            tracker.put(result, axes)
+        return answer
+
+
+def trace(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Traced:
+    """Follow the channels of a network through one forward pass, in evaluation.
+
+    The pass is made on the meta device, by a copy without numbers: it costs milliseconds whatever the network's size.
+    A network that looks at numbers on its way is run as it is.
+
+    Args:
+        model: Any network. It is left alone.
+        example: What it is called with: a tensor, or a tuple of arguments.
+
+    Raises:
+        ValueError: the network cannot be run with the example.
+    """
+    arguments = example if isinstance(example, tuple) else (example,)
+    try:
+        return _follow(_copied(model, "meta"), _moved(arguments, "meta"))
+    except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
+        where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    try:
+        return _follow(_copied(model, None), _moved(arguments, where))
+    except Exception as error:
+        raise ValueError(f"the network cannot be run with the example: {error}; give a batch as it takes it") from error
+
+
+def _follow(model: nn.Module, arguments: tuple[Any, ...]) -> Traced:
+    tracker = Tracker(Same())
+    found: dict[str, Axes] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        found[name] = tracker.own(name, tensor)
+    _tie_together(tracker, model, found)
+    for each in tensors(*arguments):
+        tracker.put(each, Axes([None] * each.dim(), data=True))
+    with torch.no_grad(), _Watching(tracker):
+        answer = model(*arguments)
+    for each in tensors(answer):
+        tracker.tie(tracker.get(each).labels, "they are the network's answer")
+    roles = tracker.roles
+    labels: dict[str, dict[int, Labels]] = {}
+    beside = _beside(model)
+    for name, axes in found.items():
+        for axis, own in enumerate(axes.labels):
+            if own is not None and ((name, axis) in roles or name in beside):
+                labels.setdefault(name, {})[axis] = own
+    return Traced(labels, roles, tracker.same, tracker.why)
+
+
+def _tie_together(tracker: Tracker, model: nn.Module, found: dict[str, Axes]) -> None:
+    """What a forward pass does not show: recurrent layers have one number of cells; buffers that go along."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase):
+            prefix = f"{name}." if name else ""
+            own = {key: found[prefix + key].labels for key, _ in module.named_parameters(recurse=False)}
+            _tie_cells(tracker, module, own)
+    for buffer, tensor in _beside(model).items():
+        goes, along = found[buffer].labels[0], found[tensor].labels[0]
+        if goes is not None and along is not None:
+            tracker.same.unite(goes, along)
+
+
+def _tie_cells(tracker: Tracker, module: nn.RNNBase, own: dict[str, list[Labels | None]]) -> None:
+    cells, outputs = list[Labels](), list[Labels]()
+    for key, (rows, *columns) in own.items():
+        if rows is not None:
+            gates = rows.reshape(-1, module.hidden_size) if "_hr" not in key else rows[None]
+            (outputs if "_hr" in key else cells).extend(gates)  # gates of all cells, one after the other
+        across = columns[0] if columns else None
+        if across is not None and "_ih" not in key:
+            (outputs if module.proj_size and "_hh" in key else cells).append(across)
+    for each in (cells, outputs):
+        for labels in each[1:]:
+            tracker.same.unite(each[0], labels)
+    if module.proj_size:
+        tracker.tie(cells, "torch wants more cells than they are projected to")
+
+
+def _beside(model: nn.Module) -> dict[str, str]:
+    """Buffers that are cut as another tensor is though no forward pass uses them: a module's `beside` names them."""
+    found = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        for tensor, buffers in getattr(module, "beside", {}).items():
+            found.update({prefix + buffer: prefix + tensor for buffer in buffers})
+    return found
+
+
+def _copied(model: nn.Module, device: str | None) -> nn.Module:
+    """A copy in evaluation; on the meta device, one that never had the numbers."""
+    memo: dict[int, Any] = {}
+    if device is not None:
+        for parameter in model.parameters():
+            empty = torch.empty_like(parameter, device=device)
+            memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
+        for buffer in model.buffers():
+            memo[id(buffer)] = torch.empty_like(buffer, device=device)
+    return copy.deepcopy(model, memo).eval()
+
+
+def _moved(arguments: tuple[Any, ...], device: Any) -> tuple[Any, ...]:
+    return tuple(each.to(device) if isinstance(each, Tensor) else each for each in arguments)

@@ -1,0 +1,260 @@
+"""Units that do nothing are cut, and nothing changes (any network, random plans)."""
+
+from __future__ import annotations
+
+import copy
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from structlearn.models import build
+from structlearn.structure import Plan, Structure
+
+support = runpy.run_path(str(Path(__file__).parents[3] / "support" / "surgery.py"))
+random_plan, outgoing, silence, stir = (support[name] for name in ("random_plan", "outgoing", "silence", "stir"))
+
+PLANS = 100
+NETS = {
+    "mlp": ((1, 6, 6), {"widths": (9, 7)}),
+    "lenet": ((1, 12, 12), {}),
+    "vgg19": ((3, 32, 32), {"width": 0.06}),
+    "googlenet": ((3, 16, 16), {"width": 0.06}),
+    "resnet18": ((3, 8, 8), {"width": 0.06}),
+    "resnet50": ((3, 8, 8), {"width": 0.06}),
+    "mobilenet_v2": ((3, 16, 16), {"width": 0.15}),
+    "densenet121": ((3, 8, 8), {"width": 0.15}),
+    "lstm": ((5,), {"hidden": 6, "embedding": 5}),
+}
+
+
+def network(name: str, **options: object) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    shape, small = NETS[name]
+    model = stir(build(name, shape, 4, **small, **options)).double()
+    example = torch.randint(4, (2, *shape)) if name == "lstm" else torch.randn(2, *shape, dtype=torch.float64)
+    return model, example
+
+
+def assert_equal(one: Tensor, other: Tensor) -> None:
+    assert one.shape == other.shape
+    assert float((one - other).detach().abs().max()) <= 1e-10 * max(1.0, float(one.detach().abs().max()))
+
+
+def cut_and_compare(model: nn.Module, example: Tensor, plans: int) -> None:
+    chance = np.random.default_rng(0)
+    for number in range(plans):
+        if number % 5 == 0:  # five cuts, one after the other
+            cut = copy.deepcopy(model)
+            structure = Structure(cut, example)
+        plan = random_plan(structure, chance)
+        silence(outgoing(structure, plan))
+        before = cut(example)
+        structure.apply(plan)
+        assert {name: structure.widths[name] for name in plan.keep} == {
+            name: len(units) for name, units in plan.keep.items()
+        }
+        assert_equal(cut(example), before)
+
+
+@pytest.mark.parametrize("activation", ["relu", "maxmin"])
+@pytest.mark.parametrize("name", NETS)
+def test_cutting_silent_units_changes_nothing(name: str, activation: str) -> None:
+    if name == "lstm" and activation != "relu":
+        pytest.skip("its activation is the cell's")
+    model, example = network(name, **({} if name == "lstm" else {"activation": activation}))
+    cut_and_compare(model, example, PLANS)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_all_cuts_are_one_plan_from_the_start(name: str) -> None:
+    """A checkpoint holds the plan: a network made anew takes the shape, the order of units, and then the weights."""
+    model, example = network(name)
+    fresh = copy.deepcopy(model)
+    structure, chance = Structure(model, example), np.random.default_rng(1)
+    for _ in range(4):
+        structure.apply(random_plan(structure, chance))
+    again = Structure(fresh, example)
+    again.apply(Plan.from_dict(structure.plan.as_dict()))
+    assert again.plan == structure.plan
+    assert again.widths == structure.widths
+    for (name_, one), other in zip(model.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name_
+    assert_equal(fresh(example), model(example))
+
+
+def test_layers_say_how_large_they_are() -> None:
+    model, example = network("mobilenet_v2")
+    structure = Structure(model, example)
+    structure.apply(random_plan(structure, np.random.default_rng(2), every=1.0))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            again = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, groups=module.groups)
+            assert again.weight.shape == module.weight.shape
+        elif isinstance(module, nn.BatchNorm2d):
+            assert module.num_features == len(module.weight)
+        elif isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+
+
+class Grouped(nn.Module):
+    """Grouped and depthwise with a multiplier, transposed, grouped again; GroupNorm of single channels; PReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, 12, 3, padding=1)
+        self.norm = nn.GroupNorm(12, 12)
+        self.slope = nn.PReLU(12)
+        self.grouped = nn.Conv1d(12, 18, 3, padding=1, groups=3)
+        self.depthwise = nn.Conv1d(18, 36, 3, padding=1, groups=18)
+        self.up = nn.ConvTranspose1d(36, 8, 3, stride=2)
+        self.regrouped = nn.ConvTranspose1d(8, 6, 3, groups=2)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slope(self.norm(self.first(x)))
+        x = torch.tanh(self.depthwise(torch.sigmoid(self.grouped(x))))
+        x = F.gelu(self.regrouped(F.silu(self.up(x))))
+        return self.last(x.mean(2))
+
+
+class Raw(nn.Module):
+    """Parameters without layers, a gate, an einsum, a tied weight, and a shape that is looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Parameter(torch.randn(7, 5))
+        self.gate = nn.Linear(5, 14)
+        self.scale = nn.Parameter(torch.randn(7))
+        self.table = nn.Parameter(torch.randn(4, 7))
+        self.wide = nn.Linear(7, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.einsum("bi,oi->bo", x, self.into) * self.scale + F.glu(self.gate(x))
+        x = x + self.wide(x).relu() @ self.wide.weight
+        return x.view(x.shape[0], x.shape[1], 1).flatten(1) @ self.table.t()
+
+
+class Cells(nn.Module):
+    """Recurrent layers of several kinds: two layers, both directions, a projection, a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 6)
+        self.lstm = nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True)
+        self.small = nn.LSTM(10, 8, proj_size=3, batch_first=True)
+        self.gru = nn.GRU(3, 4, batch_first=True)
+        self.rnn = nn.RNN(4, 5, batch_first=True)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.small(self.lstm(self.table(x))[0])[0]
+        return self.head(self.rnn(self.gru(x)[0])[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "example"),
+    [
+        (Grouped, torch.randn(2, 2, 9, dtype=torch.float64)),
+        (Raw, torch.randn(3, 5, dtype=torch.float64)),
+        (Cells, torch.arange(8).view(2, 4)),
+    ],
+)
+def test_layers_that_no_model_here_has(kind: type[nn.Module], example: Tensor) -> None:
+    torch.manual_seed(0)
+    model = stir(kind()).double()
+    assert sum(Structure(model, example).widths.values()) >= 10
+    cut_and_compare(model, example, PLANS)
+
+
+class Random(nn.Module):
+    """A network of random layers and ways between them."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        chance = np.random.default_rng(seed)
+        self.layers = nn.ModuleList()
+        self.steps: list[tuple[str, int, int]] = []
+        sizes = [4]
+        for _ in range(int(chance.integers(3, 12))):
+            kind = str(chance.choice(["linear", "linear", "norm", "cat", "sum", "maxmin", "conv", "repeat"]))
+            one, other = (int(chance.integers(len(sizes))) for _ in range(2))
+            match kind:
+                case "linear":
+                    self.layers.append(nn.Linear(sizes[one], int(chance.integers(1, 7))))
+                    sizes.append(self.layers[-1].out_features)
+                case "norm":
+                    self.layers.append(nn.BatchNorm1d(sizes[one]))
+                    sizes.append(sizes[one])
+                case "conv":
+                    self.layers.append(nn.Conv1d(sizes[one], 2 * sizes[one], 1, groups=sizes[one]))
+                    sizes.append(2 * sizes[one])
+                case "cat":
+                    sizes.append(sizes[one] + sizes[other])
+                case "sum":
+                    same = [at for at, size in enumerate(sizes) if size == sizes[one]]
+                    other = int(chance.choice(same))
+                    sizes.append(sizes[one])
+                case "maxmin" | "repeat":
+                    sizes.append(2 * sizes[one])
+            self.steps.append((kind, one, other))
+        self.head = nn.Linear(sum(sizes), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen, layers = [x], iter(self.layers)
+        for kind, one, other in self.steps:
+            x = seen[one]
+            match kind:
+                case "linear" | "norm":
+                    x = next(layers)(x)
+                case "conv":
+                    x = next(layers)(x[..., None]).flatten(1)
+                case "cat":
+                    x = torch.cat([x, seen[other]], 1)
+                case "sum":
+                    x = (x + seen[other]).tanh()
+                case "maxmin":
+                    x = torch.cat([x.relu(), (-x).relu()], 1)
+                case "repeat":
+                    x = x[:, :, None].expand(-1, -1, 2).flatten(1)
+            seen.append(x)
+        answer: Tensor = self.head(torch.cat(seen, 1))
+        return answer
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 2**31))
+def test_random_networks(seed: int, draw: int) -> None:
+    torch.manual_seed(seed)
+    model = stir(Random(seed)).double()
+    example = torch.randn(3, 4, dtype=torch.float64)
+    structure = Structure(model, example)
+    plan = random_plan(structure, np.random.default_rng(draw))
+    silence(outgoing(structure, plan))
+    before = model(example)
+    structure.apply(plan)
+    assert_equal(model(example), before)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 2**31))
+def test_an_order_is_no_change_of_the_function(seed: int, draw: int) -> None:
+    """All units stay, in another order; and back."""
+    torch.manual_seed(seed)
+    model = stir(Random(seed)).double()
+    example = torch.randn(3, 4, dtype=torch.float64)
+    structure, before = Structure(model, example), model(example)
+    weights = copy.deepcopy(model.state_dict())
+    chance = np.random.default_rng(draw)
+    order = {name: tuple(map(int, chance.permutation(size))) for name, size in structure.widths.items()}
+    structure.apply(Plan(order))
+    assert_equal(model(example), before)
+    structure.apply(Plan({name: tuple(map(int, np.argsort(units))) for name, units in order.items()}))
+    assert all(torch.equal(one, weights[name]) for name, one in model.state_dict().items())
+    assert structure.plan == Plan({name: tuple(range(len(units))) for name, units in order.items()})
