@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _CAT: Final = (torch.cat, torch.concat, torch.concatenate)
 
@@ -28,6 +28,27 @@ def graph_of(model: nn.Module) -> fx.Graph | None:
         return _Tracer().trace(model)
     except Exception:  # noqa: BLE001  whatever a forward pass does with a proxy in place of a value
         return None
+
+
+def chain_of(model: nn.Module) -> fx.Graph:
+    """A stand-in for the graph of a network that has none: its leaf modules one after the other, as registered."""
+    graph = fx.Graph()
+    node = graph.placeholder("x")
+    for name, module in model.named_modules():
+        if next(module.children(), None) is None:
+            node = graph.call_module(name, (node,))
+    graph.output(node)
+    return graph
+
+
+def reached(starts: Iterable[fx.Node], stop: Callable[[fx.Node], bool]) -> list[fx.Node]:
+    """The nodes that values from some nodes reach, the nearest first; those where `stop` says so pass nothing on."""
+    first = list(starts)
+    queue = list(first)
+    for node in queue:  # it grows meanwhile
+        if node in first or not stop(node):
+            queue += [user for user in node.users if user not in queue]
+    return queue[len(first) :]
 
 
 def followed(model: nn.Module, outputs: Mapping[str, Tensor | None]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from structlearn.alrao.losses import Task, mixture_loss, weights_of
 from structlearn.alrao.switch import Switch
 from structlearn.checks import check_choice
 from structlearn.flow import last_layer
+from structlearn.scala import Scaled, fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,8 @@ class Alrao(nn.Module):
         check_choice("task", task, ("classification", "regression"))
         self.task: Task = task
         self.head, layer = _output_layer(model, head)
+        if isinstance(layer, Scaled):
+            fold(layer)  # a scaling is there for one rate to suit all; heads have a rate each
         self.model = model
         new = Heads(layer, heads, same=same).to(layer.weight)
         new.train(layer.training)

@@ -62,16 +62,25 @@ def growth(name: str) -> int:
 
 
 def gain(name: str) -> float:
-    """The factor on the weights' deviation that keeps the second moment from layer to layer.
+    """The factor on the weights' deviation that keeps the second moment from layer to layer: `gain_of` that activation.
+
+    For ReLU its square is 2.
+    """
+    return gain_of(activation_layer(name))
+
+
+def gain_of(activation: Callable[[Tensor], Tensor]) -> float:
+    """As `gain`, of any activation: (values, 1) to (values, growth), each row by itself.
 
     He's argument (W example 1.2.2) for any activation phi: with weights of variance g^2 / fan_in, the
-    pre-activations keep variance 1 if g^2 E[phi(Z)^2] = 1 for standard normal Z. For ReLU g^2 = 2.
+    pre-activations keep variance 1 if g^2 E[phi(Z)^2] = 1 for standard normal Z.
     """
     # The device is named because models are also built on the meta device, where no number can be read.
     z = torch.linspace(-8.0, 8.0, 4001, dtype=torch.float64, device="cpu").unsqueeze(1)
     weight = torch.softmax(-z.square() / 2, dim=0)
     with torch.no_grad():
-        second_moment = (weight * activation_layer(name)(z).square()).sum() / growth(name)
+        values = activation(z)
+        second_moment = (weight * values.square()).sum() / values.shape[1]
     return float(second_moment.rsqrt())
 
 

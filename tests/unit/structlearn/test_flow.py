@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from structlearn.alrao import Alrao
-from structlearn.flow import graph_of, last_layer
+from structlearn.flow import chain_of, graph_of, last_layer, reached
 from structlearn.models import MODELS, build
 from structlearn.units import units
 
@@ -183,3 +183,33 @@ def test_an_output_layer_can_be_named() -> None:
     for wrong in ("norm", "nowhere"):
         with pytest.raises(ValueError, match="name it"):
             Alrao(Untraceable(), head=wrong)
+
+
+def test_what_values_reach_is_the_nearest_first_and_ends_where_it_is_stopped() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return self.c(self.b(y).relu() + y.tanh())
+
+    graph = graph_of(Model())
+    assert graph is not None
+    nodes = {node.name: node for node in graph.nodes}
+
+    def names(start: str, *stops: str) -> list[str]:
+        return [node.name for node in reached([nodes[start]], lambda node: node.name in stops)]
+
+    assert names("x") == ["a", "b", "tanh", "relu", "add", "c", "output"]
+    assert names("x", "a") == ["a"]
+    assert names("a", "a", "b") == ["b", "tanh", "add", "c", "output"]
+    assert names("a", "b", "tanh") == ["b", "tanh"]
+
+
+def test_a_chain_stands_for_the_graph_of_what_has_none() -> None:
+    nodes = list(chain_of(Untraceable()).nodes)
+    assert [node.op for node in nodes] == ["placeholder", *["call_module"] * 5, "output"]
+    assert [node.target for node in nodes[1:-1]] == ["first", "norm", "second", "last", "odd"]
+    assert all(node.args == (before,) for before, node in zip(nodes[:-1], nodes[1:], strict=True))
