@@ -341,6 +341,7 @@ def test_a_layer_used_twice_is_scaled_once() -> None:
     ("model", "options", "message"),
     [
         (lambda: nn.Sequential(nn.ReLU()), {}, "no layer that can be scaled"),
+        (lambda: nn.TransformerEncoderLayer(4, 2), {}, "no layer that can be scaled"),
         (lambda: adopt(nn.Sequential(nn.Linear(3, 2))), {}, "scaled already do not count"),
         (lambda: small("mlp"), {"batch_norm": True, "keep_function": True}, "not both"),
         (lambda: small("mlp"), {"scaling": "invers"}, "did you mean 'inverse'"),
