@@ -49,7 +49,7 @@ def adopt(
     follows it.
 
     W (3.3.4) normalises the inputs of all layers: the data to mean 0 and variance 1, and activations by a BatchNorm
-    before or after each layer. A network that has none, learning rate 1 with it, is what `batch_norm` is for.
+    before or after each layer. `batch_norm` gives these to a network that has none.
 
     Transposed convolutions, recurrent layers, attention and embeddings stay as they are, and so do layers that are not
     exactly torch's (subclasses, parametrised ones) and those inside a TransformerEncoderLayer, which reads their
@@ -159,7 +159,8 @@ class _Graph:
 def _convertible(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that have a scaled form, by name."""
     modules = dict(model.named_modules())
-    read = tuple(f"{name}." for name, module in modules.items() if isinstance(module, nn.TransformerEncoderLayer))
+    encoders = [name for name, module in modules.items() if isinstance(module, nn.TransformerEncoderLayer)]
+    read = tuple(f"{name}." if name else "" for name in encoders)
     layers = {
         name: module
         for name, module in modules.items()

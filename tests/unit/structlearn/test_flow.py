@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -212,4 +214,4 @@ def test_a_chain_stands_for_the_graph_of_what_has_none() -> None:
     nodes = list(chain_of(Untraceable()).nodes)
     assert [node.op for node in nodes] == ["placeholder", *["call_module"] * 5, "output"]
     assert [node.target for node in nodes[1:-1]] == ["first", "norm", "second", "last", "odd"]
-    assert all(node.args == (before,) for before, node in zip(nodes[:-1], nodes[1:], strict=True))
+    assert all(node.args == (before,) for before, node in pairwise(nodes))
