@@ -68,7 +68,9 @@ def _mlp() -> tuple[nn.Module, Tensor]:
 
 def _lenet() -> tuple[nn.Module, Tensor]:
     convolutions = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 7, 2), nn.ReLU()]
-    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(28, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(6, 1, 8, 8)
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(28, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(
+        6, 1, 8, 8
+    )
 
 
 def _residual() -> tuple[nn.Module, Tensor]:
@@ -86,7 +88,15 @@ def _lstm() -> tuple[nn.Module, Tensor]:
 
 
 def _maxmin() -> tuple[nn.Module, Tensor]:
-    layers = [nn.Linear(5, 7), nn.BatchNorm1d(7), MaxMin(), nn.Linear(14, 6), nn.BatchNorm1d(6), MaxMin(), nn.Linear(12, 3)]
+    layers = [
+        nn.Linear(5, 7),
+        nn.BatchNorm1d(7),
+        MaxMin(),
+        nn.Linear(14, 6),
+        nn.BatchNorm1d(6),
+        MaxMin(),
+        nn.Linear(12, 3),
+    ]
     return nn.Sequential(*layers), torch.randn(12, 5)
 
 

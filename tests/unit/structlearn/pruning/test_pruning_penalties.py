@@ -102,11 +102,11 @@ def test_values_are_the_sums_of_the_source():
     rows = sum(math.sqrt(w.shape[1]) * math.sqrt(sum(x * x for x in row)) for w in every for row in w.tolist())
     columns = sum(math.sqrt(sum(x * x for x in column)) for w in every for column in w.T.tolist())
     lasso = GroupLasso(tensors, incoming, incoming.sizes.sqrt())
-    assert float(L2(tensors).value()) == pytest.approx(sum(float((w * w).sum()) for w in every))
-    assert float(L1(tensors).value()) == pytest.approx(l1)
-    assert float(lasso.value()) == pytest.approx(rows)
-    assert float(GroupLasso(tensors, outgoing).value()) == pytest.approx(columns)
-    assert float(SparseGroupLasso(L1(tensors), lasso, 0.25).value()) == pytest.approx(0.25 * l1 + 0.75 * rows)
+    assert L2(tensors).value().item() == pytest.approx(sum(float((w * w).sum()) for w in every))
+    assert L1(tensors).value().item() == pytest.approx(l1)
+    assert lasso.value().item() == pytest.approx(rows)
+    assert GroupLasso(tensors, outgoing).value().item() == pytest.approx(columns)
+    assert SparseGroupLasso(L1(tensors), lasso, 0.25).value().item() == pytest.approx(0.25 * l1 + 0.75 * rows)
 
 
 @pytest.mark.parametrize("name", ["residual", "lstm", "lenet"])
@@ -115,37 +115,23 @@ def test_a_coupled_units_weights_are_under_one_root(name):
     structure = Structure(model, batch[:2])
     weights = weights_of(structure)
     sets = structure.reduce("out", lambda _, tensor: tensor.square() if tensor.dim() > 1 else torch.zeros_like(tensor))
-    wanted = sum(float(each.sqrt().sum()) for each in sets.values())
-    wanted += float(weights[-1].tensor.square().sum(1).sqrt().sum())  # the answer's units, which are in no set
+    wanted = sum(each.sqrt().sum().item() for each in sets.values())
+    wanted += weights[-1].tensor.square().sum(1).sqrt().sum().item()  # the answer's units, which are in no set
     found = GroupLasso([weight.tensor for weight in weights], groups_of(structure, weights, "out")).value()
-    assert float(found) == pytest.approx(wanted)
-
-
-def test_factors_are_each_tensors_own():
-    one, two = nn.Parameter(torch.tensor([[1.0, -2.0]])), nn.Parameter(torch.tensor([[3.0], [-0.5]]))
-    for penalty, wanted in ((L1([one, two], [2.0, 10.0]), 41.0), (L2([one, two], [2.0, 10.0]), 102.5)):
-        one.grad, two.grad = torch.zeros_like(one), torch.zeros_like(two)
-        assert float(penalty.value()) == wanted
-        penalty.add_gradient(0.5)
-        gradients = torch.autograd.grad(0.5 * penalty.value(), [one, two])
-        torch.testing.assert_close([one.grad, two.grad], list(gradients))
-    L1([one, two], [2.0, 10.0]).shrink(0.1)
-    torch.testing.assert_close(one, torch.tensor([[0.8, -1.8]]))
-    torch.testing.assert_close(two, torch.tensor([[2.0], [0.0]]))
+    assert found.item() == pytest.approx(wanted)
 
 
 def minimised(start, penalty_of, amount):
-    """The minimiser of ||u - w||^2 / 2 + amount penalty(u), by descent along shrinking subgradient steps."""
+    """The least ||u - w||^2 / 2 + amount penalty(u), by descent along shrinking subgradient steps."""
     u = start.clone().requires_grad_()
-    best, least = start.clone(), math.inf
+    least = math.inf
     for step in range(1, 6001):
         objective = (u - start).square().sum() / 2 + amount * penalty_of(u)
-        if float(objective) < least:
-            best, least = u.detach().clone(), float(objective)
+        least = min(least, objective.item())
         (gradient,) = torch.autograd.grad(objective, u)
         with torch.no_grad():
             u -= 0.5 / math.sqrt(step) * gradient / max(1.0, float(gradient.norm()))
-    return best, least
+    return least
 
 
 @pytest.mark.parametrize("kind", ["l2", "l1", "group", "sparse"])
@@ -158,14 +144,19 @@ def test_the_proximal_step_minimises_its_objective(kind):
     factors = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
     groups = Groups([0], [index], 3, torch.tensor([6.0, 3.0, 3.0], dtype=torch.float64))
     lasso = GroupLasso([weight], groups, factors)
-    penalty = {"l2": L2([weight]), "l1": L1([weight]), "group": lasso, "sparse": SparseGroupLasso(L1([weight]), lasso, 0.4)}
+    penalty = {
+        "l2": L2([weight]),
+        "l1": L1([weight]),
+        "group": lasso,
+        "sparse": SparseGroupLasso(L1([weight]), lasso, 0.4),
+    }
     values = {
         "l2": lambda u: u.square().sum(),
         "l1": lambda u: u.abs().sum(),
         "group": lambda u: sum(f * (u[index == g].square().sum() + 1e-30).sqrt() for g, f in enumerate(factors)),
     }
     values["sparse"] = lambda u: 0.4 * values["l1"](u) + 0.6 * values["group"](u)
-    _, least = minimised(start, values[kind], amount)
+    least = minimised(start, values[kind], amount)
     penalty[kind].shrink(amount)
     own = weight.detach()
     objective = float((own - start).square().sum() / 2 + amount * values[kind](own))
