@@ -67,7 +67,7 @@ def export(run_dir: Path, kind: str, out: Path) -> Exported:
     """
     answer = load(run_dir)
     with quiet():
-        content = WRITERS[kind](answer.model, answer.example, json.dumps(answer.about))
+        content = WRITERS[kind](answer, json.dumps(answer.about))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, content)
@@ -142,17 +142,17 @@ def _built(config: Config, data: Mapping[str, Any], answer: dict[str, Tensor]) -
 # --- formats -------------------------------------------------------------------------------------------
 
 
-def pt2(model: nn.Module, example: Tensor, about: str) -> bytes:
+def pt2(answer: Answer, about: str) -> bytes:
     """A program of torch.export, for batches of any size: `torch.export.load(FILE).module()(x)`."""
     file = io.BytesIO()
-    torch.export.save(_program(model, example), file, extra_files={f"{METADATA}.json": about})
+    torch.export.save(_program(answer), file, extra_files={f"{METADATA}.json": about})
     return file.getvalue()
 
 
-def onnx(model: nn.Module, example: Tensor, about: str) -> bytes:
+def onnx(answer: Answer, about: str) -> bytes:
     """An ONNX model; `input` (batch, ...) and `output` (batch, ...)."""
     program = torch.onnx.export(
-        _program(model, example),
+        _program(answer),
         (),
         dynamo=True,
         input_names=["input"],
@@ -162,27 +162,28 @@ def onnx(model: nn.Module, example: Tensor, about: str) -> bytes:
     )
     assert program is not None
     program.model.metadata_props[METADATA] = about
-    return program.model_proto.SerializeToString()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
-def safetensors(model: nn.Module, example: Tensor, about: str) -> bytes:
+def safetensors(answer: Answer, about: str) -> bytes:
     """Parameters and buffers by their names, and how they are put together as metadata."""
     from safetensors.torch import save
 
-    tensors = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.detach().clone().contiguous() for name, value in answer.model.state_dict().items()}
     return save(tensors, {METADATA: about})
 
 
-WRITERS: Final[Mapping[str, Callable[[nn.Module, Tensor, str], bytes]]] = {
+WRITERS: Final[Mapping[str, Callable[[Answer, str], bytes]]] = {
     "pt2": pt2,
     "onnx": onnx,
     "safetensors": safetensors,
 }
 
 
-def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def _program(answer: Answer) -> torch.export.ExportedProgram:
     try:
-        return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        return torch.export.export(answer.model, (answer.example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise RunError(

@@ -94,7 +94,7 @@ def _neighbours(model: nn.Module, switches: dict[str, Switch]) -> dict[str, list
         )
     modules = dict(model.named_modules())
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    found = {}
+    found: dict[str, list[tuple[nn.Module, bool]]] = {}
     for node in graph.nodes:
         if node.op != "call_module" or (name := str(node.target)) not in switches:
             continue
@@ -106,21 +106,18 @@ def _neighbours(model: nn.Module, switches: dict[str, Switch]) -> dict[str, list
                     f"the switch {name} has axis={switches[name].axis}, but stands behind {before.target}, a "
                     f"{type(layer).__name__}: give it axis={axis}"
                 )
-            targets, layers = [before], [(layer, False)]
+            targets, found[name] = [before], [(layer, False)]
         else:
             targets = list(_behind(node, modules, switches[name]))
-            layers = [(modules[str(target.target)], True) for target in targets]
+            found[name] = [(modules[str(target.target)], True) for target in targets]
         if calls[name] > 1 or any(calls[str(target.target)] > 1 for target in targets):
             raise ValueError(f"the switch {name} or a layer beside it is used more than once; it cannot be folded")
-        found[name] = layers
     if missing := switches.keys() - found.keys():
         raise ValueError(f"the switches {', '.join(sorted(missing))} are not used by the network; remove them")
     return found
 
 
-def _behind(
-    node: fx.Node, modules: dict[str, nn.Module], switch: Switch, *, flat: bool = False
-) -> Iterator[fx.Node]:
+def _behind(node: fx.Node, modules: dict[str, nn.Module], switch: Switch, *, flat: bool = False) -> Iterator[fx.Node]:
     """The layers that a value goes to, through nothing but linear maps that keep channels apart.
 
     Behind a flattening (`flat`) each channel of axis 1 is several features in a row.
@@ -155,21 +152,19 @@ def _fits(layer: nn.Module, switch: Switch, *, flat: bool) -> bool:
     channels = len(switch.theta)
     if isinstance(layer, nn.Linear):
         return layer.in_features % channels == 0 if flat else switch.axis == -1 and layer.in_features == channels
-    return not flat and switch.axis == 1 and layer.in_channels == channels
+    return not flat and switch.axis == 1 and int(layer.in_channels) == channels  # type: ignore[arg-type]
 
 
 def _shared(model: nn.Module) -> set[int]:
     """Parameters that more than one module has, by identity."""
-    count = Counter(
-        id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False)
-    )
+    count = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
     return {each for each, times in count.items() if times > 1}
 
 
 def _check(name: str, layer: nn.Module, shared: set[int]) -> None:
     """A layer whose weights are its own, and that has some."""
-    own = [parameter for parameter in (layer.weight, layer.bias) if isinstance(parameter, Tensor)]
-    if not isinstance(layer.weight, Tensor):
+    own = [parameter for parameter in (layer.weight, layer.bias) if parameter is not None]
+    if layer.weight is None:
         raise ValueError(f"{name}: this {type(layer).__name__} has no weights to fold a switch into (affine=False)")
     if any(id(parameter) in shared for parameter in own):
         raise ValueError(f"{name}: its weights serve another layer, too, so no switch can be folded into them")

@@ -29,15 +29,24 @@ class Rule(ABC):
 
     @torch.no_grad()
     def __call__(self, switches: Sequence[Switch]) -> None:
-        """Mark those that die, in place; the dead ones' theta is 0, whatever the optimiser's momentum says."""
+        """Mark those that die, in place; the dead ones' theta is 0, whatever the optimiser's momentum says.
+
+        Where all channels of a switch would be dead, so that nothing went through the layer any more, the one with the
+        largest |theta| lives on (and `held` says so).
+        """
         if not switches:
             return
         thetas = [switch.theta.detach() for switch in switches]
         alive = [switch.alive for switch in switches]
         dies = self._dies(thetas, [switch.mean for switch in switches], [switch.variance for switch in switches])
+        best = _largest(torch._foreach_mul(torch._foreach_abs(thetas), alive))
         torch._foreach_add_(alive, 1 - ALIVE)  # a mean over ranks that is not all alive is dead
         torch._foreach_floor_(alive)
         torch._foreach_addcmul_(alive, alive, dies, value=-1)
+        nobody = torch._foreach_neg(torch._foreach_max(alive))
+        torch._foreach_add_(nobody, 1.0)
+        torch._foreach_add_(alive, torch._foreach_mul(best, nobody))
+        torch._foreach_maximum_([switch.held for switch in switches], nobody)
         torch._foreach_mul_(thetas, alive)
 
     @abstractmethod
@@ -121,3 +130,11 @@ def _positive(values: Tensors) -> Tensors:
     torch._foreach_sign_(values)
     torch._foreach_clamp_min_(values, 0.0)
     return values
+
+
+def _largest(sizes: Tensors) -> Tensors:
+    """1 where a tensor's largest value is, if that is above 0; else 0."""
+    behind = torch._foreach_sub(sizes, torch._foreach_max(sizes))  # 0 for the largest, below for others
+    torch._foreach_sign_(behind)
+    torch._foreach_add_(behind, 1.0)
+    return torch._foreach_mul(behind, torch._foreach_sign(sizes))

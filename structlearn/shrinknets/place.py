@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from contextlib import ExitStack
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from structlearn.shrinknets.attach import attach
 from structlearn.shrinknets.fold import LINEAR
 from structlearn.shrinknets.switch import INITS, Switch
 from structlearn.structure import Structure
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from structlearn.structure.modes import evaluating
 
 NORMS: Final = (_NormBase, nn.GroupNorm)
 
@@ -108,7 +106,7 @@ def _gives(module: nn.Module, role: str) -> bool:
 
 def _depthwise(module: nn.Module) -> bool:
     """A convolution that makes each channel of one channel: it is on the way of that channel's unit."""
-    return isinstance(module, LINEAR) and 1 < int(getattr(module, "groups", 1)) == module.in_channels  # type: ignore[union-attr]
+    return isinstance(module, LINEAR) and 1 < int(getattr(module, "groups", 1)) == module.in_channels
 
 
 def _eligible(structure: Structure, modules: dict[str, nn.Module]) -> set[str]:
@@ -151,7 +149,7 @@ def _reaching(
             stack.callback(modules[name].register_forward_hook(begin(name)).remove)
         for name in takers:
             stack.callback(modules[name].register_forward_pre_hook(arrive).remove)
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         stack.enter_context(torch.enable_grad())
         answer = model(*example) if isinstance(example, tuple) else model(example)
     ends = [*arrived, *(each for each in _tensors(answer) if each.requires_grad)]
@@ -159,18 +157,6 @@ def _reaching(
     return list(
         dict.fromkeys(name for (name, _), gradient in zip(begun, gradients, strict=True) if gradient is not None)
     )
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Statistics stay as they are, whatever goes through."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _tensors(answer: Any) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""ShrinkNets as a method of pruning: the penalty on switches and weights, and units that go with their switches (S 3)."""
+"""ShrinkNets as a method of pruning: a penalty on switches and weights; units go with their switches (S 3)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from structlearn.checks import check_choice, check_positive
+from structlearn.checks import check_positive
 from structlearn.pruning import Pruner, Verdict
 from structlearn.pruning.penalties import L1, L2
 from structlearn.shrinknets.killing import rule as rule_of
@@ -26,7 +26,8 @@ class ShrinkNets(Pruner):
 
     The penalty is `strength` times the sum of |theta| over all switches, plus `weight_strength` times ||W||_p^p over
     everything else: biases and normalisations, too. Leave the optimiser's own weight decay at 0; it would be for the
-    switches as well. Without the second term there is no minimum (S A.3): switches would shrink and weights grow for ever.
+    switches as well. Without the second term there is no minimum (S A.3): switches would shrink and weights grow for
+    ever.
 
     A unit goes when all of its switches are dead. They were of no use from the step on in which they died; that they
     are cut (S's garbage collection) changes the network's function only where the activation makes something of 0, such
@@ -46,7 +47,7 @@ class ShrinkNets(Pruner):
         patience: Epochs without an improvement that end a phase.
 
     Raises:
-        ValueError: a number is out of its range, an unknown rule, or the network has no switch on units that can be cut.
+        ValueError: a number is out of its range, an unknown rule, or no switch is on units that can be cut.
     """
 
     def __init__(
@@ -88,6 +89,19 @@ class ShrinkNets(Pruner):
         self._on_switches, self._on_weights = L1(thetas), (L1 if p == 1 else L2)(others)
 
     @property
+    @torch.no_grad()
+    def floor(self) -> tuple[str, ...]:
+        """The sets of which one unit is left alive, and only because a switch does not lose its last channel."""
+        if self.phase != "pruning":
+            return ()
+        held = {f"{name}.theta" for name, switch in self.switches.items() if switch.held > 0}
+        return tuple(
+            name
+            for name, verdict in self._verdicts().items()
+            if (~verdict.goes).sum() <= 1 and any(each.tensor in held for each in self.structure.sets[name].places)
+        )
+
+    @property
     def dead(self) -> Tensor:
         """How many channels are dead and still there, in all switches: a scalar on the device."""
         return torch.stack([(~switch.living).sum() for switch in self.switches.values()]).sum()
@@ -103,13 +117,15 @@ class ShrinkNets(Pruner):
         self.rule(list(self.switches.values()))
 
     def _verdict(self, name: str, judged: Judged) -> Verdict:
-        """By the size of the largest switch where a unit has several."""
+        """A unit goes where all of its switches are dead; it is worth as much as its largest |theta|."""
         coupled = self.structure.sets[name]
-        largest = next(self.structure.model.parameters()).new_full((coupled.size + 1,), -1.0)  # -1: no switch
+        score = next(self.structure.model.parameters()).new_zeros(coupled.size + 1)  # the last: another set's
+        living, switched = torch.zeros_like(score), torch.zeros_like(score)
         for place in coupled.places:
             owner, _, key = place.tensor.rpartition(".")
             if key == "theta" and owner in self.switches:
-                factor = self.switches[owner].factor
-                units = place.units.remainder(coupled.size + 1)  # the last takes what is another set's
-                largest.scatter_reduce_(0, units, factor.abs(), "amax")
-        return Verdict(largest[:-1], largest[:-1] == 0)
+                switch, units = self.switches[owner], place.units.remainder(coupled.size + 1)
+                score.scatter_reduce_(0, units, switch.theta.abs() * switch.alive, "amax")
+                living.index_add_(0, units, switch.living.to(living))
+                switched.index_fill_(0, units, 1.0)
+        return Verdict(score[:-1], ((living == 0) & (switched == 1))[:-1])

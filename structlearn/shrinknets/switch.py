@@ -19,7 +19,7 @@ of more than 1/1000 and has killed the channel."""
 INITS: Final[Mapping[str, Callable[[int], Tensor]]] = {
     "positive": lambda channels: 1 - torch.rand(channels),
     "uniform": lambda channels: torch.rand(channels) * 2 - 1,
-    "normal": lambda channels: torch.randn(channels),
+    "normal": torch.randn,
 }
 """U(0, 1], U(-1, 1) and N(0, 1), drawn from torch's global generator."""
 
@@ -37,10 +37,12 @@ class Switch(nn.Module):
     Args:
         channels: How many.
         axis: Where they are in x: 1 (after a convolution or a BatchNorm), or -1 (after a linear layer).
-        init: "positive": U(0, 1]; "uniform": U(-1, 1), as in the authors' other experiments; "normal": N(0, 1), as S 3.3
-            says.
+        init: "positive": U(0, 1]; "uniform": U(-1, 1), as in some of the authors' experiments; "normal": N(0, 1), as
+            S 3.3 says.
     """
 
+    follows: ClassVar = True
+    """Its channels are others' units (:mod:`structlearn.units`): each theta has the learning rate of its unit."""
     beside: ClassVar = {"theta": ("alive", "mean", "variance")}
     """Buffers that are cut as this parameter is, whether or not the forward pass uses them."""
 
@@ -51,6 +53,8 @@ class Switch(nn.Module):
     """[channels]: of the sign; at first that of theta_0."""
     variance: Tensor
     """[channels]: of the sign, around the mean; at first 0."""
+    held: Tensor
+    """A scalar: 1 where the last living channel was held by force, else 0."""
 
     def __init__(self, channels: int, *, axis: int = 1, init: str = "positive") -> None:
         super().__init__()
@@ -63,6 +67,7 @@ class Switch(nn.Module):
         self.register_buffer("alive", torch.ones(channels))
         self.register_buffer("mean", self.theta.detach().sign())
         self.register_buffer("variance", torch.zeros(channels))
+        self.register_buffer("held", torch.zeros(()))
 
     @property
     def living(self) -> Tensor:

@@ -65,7 +65,9 @@ STANDING = {
     "behind a linear layer": nn.Sequential(nn.Linear(4, 6), Switch(6, axis=-1), nn.ReLU(), nn.Linear(6, 3)),
     "behind a BatchNorm": nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), Switch(6), nn.ReLU(), nn.Linear(6, 3)),
     "on the input": nn.Sequential(Switch(4, axis=-1), nn.Linear(4, 3)),
-    "behind an activation": nn.Sequential(nn.Linear(4, 6), nn.Tanh(), Switch(6, axis=-1), nn.Dropout(0.0), nn.Linear(6, 3)),
+    "behind an activation": nn.Sequential(
+        nn.Linear(4, 6), nn.Tanh(), Switch(6, axis=-1), nn.Dropout(0.0), nn.Linear(6, 3)
+    ),
     "before a convolution": nn.Sequential(
         nn.Unflatten(1, (4, 1, 1)), Switch(4), nn.Conv2d(4, 3, 3, padding=1), nn.Flatten()
     ),

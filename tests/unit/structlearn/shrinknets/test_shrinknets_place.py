@@ -57,7 +57,9 @@ def test_behind_a_depthwise_convolution_and_not_before_it() -> None:
 def test_dense_layers_have_theirs_behind_the_norm_they_begin_with() -> None:
     net = adopt(build("densenet121", IMAGES, 10, width=0.1), torch.randn(2, *IMAGES))
     structure = Structure(net, torch.randn(2, *IMAGES))
-    assert not [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d) and hasattr(module, "switch")]
+    assert not [
+        name for name, module in net.named_modules() if isinstance(module, nn.Conv2d) and hasattr(module, "switch")
+    ]
     assert all(any(place.tensor.endswith(".theta") for place in each.places) for each in structure.sets.values())
     first = structure.sets["features.0"]
     assert sum(place.tensor.endswith(".theta") for place in first.places) == 7  # six layers and what follows them
@@ -102,7 +104,7 @@ def test_names_and_example_stay_as_they_were() -> None:
     adopt(net, x)
     assert before < set(net.state_dict())
     assert {name for name in net.state_dict() if name not in before} == {
-        f"{name}.switch.{part}" for name in behind(net) for part in ("theta", "alive", "mean", "variance")
+        f"{name}.switch.{part}" for name in behind(net) for part in ("theta", "alive", "mean", "variance", "held")
     }
     assert net.training == training
     assert torch.equal(x, same)

@@ -40,11 +40,11 @@ def test_a_dead_channel_has_no_gradient() -> None:
 
 def test_starting_values_are_drawn_as_said() -> None:
     torch.manual_seed(0)
-    positive, uniform, normal = (
-        Switch(10_000, init=init).theta.detach() for init in ("positive", "uniform", "normal")
-    )
-    assert 0 < positive.min() < 0.01 < 0.99 < positive.max() <= 1
-    assert -1 <= uniform.min() < -0.99 < 0.99 < uniform.max() < 1
+    positive, uniform, normal = (Switch(10_000, init=init).theta.detach() for init in ("positive", "uniform", "normal"))
+    assert 0 < positive.min() < 0.01
+    assert 0.99 < positive.max() <= 1
+    assert -1 <= uniform.min() < -0.99
+    assert 0.99 < uniform.max() < 1
     assert normal.mean().abs() < 0.05
     assert (normal.std() - 1).abs() < 0.05
 
@@ -96,28 +96,38 @@ def test_state_is_whole() -> None:
 # --- rules ---------------------------------------------------------------------------------------------
 
 
-def brute_force(name: str, thetas: torch.Tensor, start: torch.Tensor, **options: float) -> list[list[bool]]:
+def brute_force(name: str, thetas: torch.Tensor, sizes: tuple[int, ...], **options: float) -> list[list[bool]]:
     """For each step, which channels live: numbers, one after the other, as METHODS says them."""
-    living = []
-    for column, first in zip(thetas.T.tolist(), start.tolist(), strict=True):
-        sign = lambda x: (x > 0) - (x < 0)  # noqa: E731
-        m, v, alive, line = float(sign(first)), 0.0, True, []
-        for theta in column:
-            value = theta if alive else 0.0
+
+    def sign(x: float) -> int:
+        return (x > 0) - (x < 0)
+
+    first = [sign(theta) for theta in thetas[0].tolist()]
+    m, v, alive, steps = [float(s) for s in first], [0.0] * len(first), [True] * len(first), []
+    for row in thetas.tolist():
+        before = list(alive)
+        for k, theta in enumerate(row):
+            value = theta if before[k] else 0.0
             s = sign(value)
             if name == "threshold":
-                alive = alive and not abs(value) < options["level"]
+                dies = abs(value) < options["level"]
             elif name == "sign_change":
-                alive = alive and s == sign(first)
+                dies = s != first[k]
             else:
                 g = options["memory"]
-                d = s - m
-                v = g * v + (1 - g) * d**2
-                m = g * m + (1 - g) * s
-                alive = alive and not v > 0.5
-            line.append(alive)
-        living.append(line)
-    return [list(step) for step in zip(*living, strict=True)]
+                d = s - m[k]
+                v[k] = g * v[k] + (1 - g) * d**2
+                m[k] = g * m[k] + (1 - g) * s
+                dies = v[k] > 0.5
+            alive[k] = before[k] and not dies
+        start = 0
+        for size in sizes:  # no switch loses its last channel
+            members = range(start, start + size)
+            if not any(alive[k] for k in members):
+                alive[max(members, key=lambda k: abs(row[k]) * before[k])] = True
+            start += size
+        steps.append(list(alive))
+    return steps
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -133,14 +143,17 @@ def brute_force(name: str, thetas: torch.Tensor, start: torch.Tensor, **options:
 )
 def test_a_rule_kills_whom_brute_force_kills(name, options, seed) -> None:
     thetas = walk(300, 24, seed)
-    switches = [Switch(size).double() for size in (5, 1, 18)]
-    for switch, part in zip(switches, thetas[0].split([5, 1, 18]), strict=True):
+    sizes = (5, 1, 2, 16)
+    switches = [Switch(size).double() for size in sizes]
+    for switch, part in zip(switches, thetas[0].split(sizes), strict=True):
         switch.mean.copy_(part.sign())
-    expected = brute_force(name, thetas, thetas[0], **options)
+    expected = brute_force(name, thetas, sizes, **options)
     assert 0 < sum(expected[-1]) < 24
     kill = rule(name, **options)
-    for theta, living in zip(thetas, expected, strict=True):
-        for switch, part in zip(switches, theta.split([5, 1, 18]), strict=True):
+    living = [True] * 24
+    for theta, following in zip(thetas, expected, strict=True):
+        theta, living = theta * torch.tensor(living), following  # noqa: PLW2901
+        for switch, part in zip(switches, theta.split(sizes), strict=True):
             switch.theta.data.copy_(part)
         kill(switches)
         assert torch.cat([switch.living for switch in switches]).tolist() == living
@@ -165,7 +178,7 @@ def test_one_lasting_change_of_sign_kills_after_so_many_steps(memory, steps) -> 
 
 
 def test_a_short_excursion_does_not_kill() -> None:
-    switch, kill = Switch(1), rule("sign_variance", memory=0.99)
+    switch, kill = Switch(2), rule("sign_variance", memory=0.99)
     for step in range(100):
         switch.theta.data[0] = -0.1 if 20 <= step < 35 else 0.1
         kill([switch])
@@ -196,11 +209,39 @@ def test_what_one_rank_has_killed_is_dead_in_the_mean() -> None:
     assert mean.factor[0] == 0
 
 
+@pytest.mark.parametrize(("name", "theta"), [("threshold", 1e-4), ("sign_change", -1.0), ("sign_variance", -1.0)])
+def test_the_last_channel_is_held(name, theta) -> None:
+    switch, other, kill = Switch(4), Switch(3), rule(name)
+    assert switch.held == 0
+    for _ in range(40):
+        switch.theta.data[:] = theta * torch.tensor([1.0, 2.0, 3.0, 2.0]) * switch.living
+        kill([switch, other])
+    assert switch.living.tolist() == [False, False, True, False]
+    assert (switch.held, other.held) == (1, 0)
+    assert other.living.all()
+
+
+def test_ranks_that_held_different_channels_hold_one_together() -> None:
+    mean = Switch(3)
+    mean.alive.copy_(torch.tensor([0.5, 0.5, 0.0]))
+    mean.theta.data.copy_(torch.tensor([0.1, 0.2, 0.0]))
+    rule("sign_variance")([mean])
+    assert mean.living.tolist() == [False, True, False]
+
+
+def test_no_rule_waits_for_the_device() -> None:
+    """On the meta device there are no numbers to look at."""
+    with torch.device("meta"):
+        switches = [Switch(size) for size in (5, 1, 7)]
+    for name in RULES:
+        rule(name)(switches)
+
+
 def test_rules_do_not_need_a_switch() -> None:
     rule("sign_variance")([])
 
 
 def test_a_switch_is_a_module_like_others() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), Switch(4), nn.ReLU())
-    assert {name for name, _ in net[1].named_buffers()} == {"alive", "mean", "variance"}
+    assert {name for name, _ in net[1].named_buffers()} == {"alive", "mean", "variance", "held"}
     assert repr(net[1]) == "Switch(4, axis=1)"
