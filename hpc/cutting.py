@@ -1,6 +1,7 @@
 """A run whose network is cut while it is trained: decided from the network that all ranks stand for, applied on each."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from hpc.errors import ConfigError, RunError
 from hpc.evaluate import Score
 from hpc.exchange import Exchange
 from hpc.exchange.carry import Carry
-from hpc.pruning import Pruning
+from hpc.pruning import Decision, Pruning
 from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.state import on_host
 from structlearn import pruning, scala, shrinknets
 from structlearn.structure import Plan, Structure
+from structlearn.structure.absorb import absorb
 
 
 class Cutting(Pruning):
@@ -30,10 +32,12 @@ class Cutting(Pruning):
     Args:
         pruner: the method, over this rank's network.
         every: epochs between two cuts.
+        example: gives samples to find out with what units that go still contribute, so that it is absorbed into the next
+            biases; the same on all ranks. None: it is lost.
     """
 
-    def __init__(self, pruner: pruning.Pruner, every: int) -> None:
-        self._pruner, self._every = pruner, every
+    def __init__(self, pruner: pruning.Pruner, every: int, example: Callable[[], torch.Tensor] | None = None) -> None:
+        self._pruner, self._every, self._example = pruner, every, example
         self._model = pruner.structure.model
         self._units = self._left
         self._changed = False
@@ -72,29 +76,47 @@ class Cutting(Pruning):
         """Decide, agree, apply.
 
         Raises:
-            RunError: on every rank, where ranks have come to different plans.
+            RunError: on every rank, where ranks have come to different decisions.
         """
         self._phase, self._floor, self._changed = str(self._pruner.phase), 0, False
         if self._phase != "pruning" or epoch % self._every:
             return False
         with exchange.consensus():
-            plan, self._floor = self._pruner.plan(), len(self._pruner.floor)
-        digests = exchange.comm.gather(plan.digest, "agree on what is cut")
-        if others := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+            decision = self._decide()
+        digests = exchange.comm.gather(decision.digest, "agree on what is cut")
+        if others := [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]:
             raise RunError(
-                f"after epoch {epoch} the ranks would cut their networks in different ways (plans {digests}): rank(s) "
-                f"{', '.join(map(str, others))} not as rank 0; a device or the network between them is faulty"
+                f"after epoch {epoch} rank(s) {', '.join(others)} would cut the network in another way than rank 0 "
+                f"(digests {digests}); a device or the network between them is faulty"
             )
-        if plan:
-            self.follow(plan, exchange, optimizer)
-        return bool(plan)
+        if decision.plan:
+            self.follow(decision, exchange, optimizer)
+        return bool(decision.plan)
 
-    def follow(self, plan: Plan, exchange: Exchange, optimizer: Optimizer) -> None:
+    @torch.no_grad()
+    def _decide(self) -> Decision:
+        """What is to be done to the network as it is; nothing is."""
+        plan, self._floor = self._pruner.plan(), len(self._pruner.floor)
+        if not plan or self._example is None:
+            return Decision(plan)
+        tensors = {name: tensor for name, tensor in self._pruner.structure.tensors().items() if tensor.dim() == 1}
+        before = {name: tensor.clone() for name, tensor in tensors.items()}
+        changed = absorb(self._pruner.structure, plan, self._example()).into
+        shifts = {name: tuple((tensors[name] - before[name]).tolist()) for name in changed}
+        for name in changed:
+            tensors[name].copy_(before[name])
+        return Decision(plan, shifts)
+
+    @torch.no_grad()
+    def follow(self, decision: Decision, exchange: Exchange, optimizer: Optimizer) -> None:
         """The network, the optimiser's state with it, then what the exchange holds."""
-        carry = Carry(self._pruner, optimizer, plan) if exchange.carries else None
-        self._pruner.cut(plan, optimizer)
-        exchange.restructure(self.version, carry)
-        self.last, self._changed = plan, True
+        tensors = self._pruner.structure.tensors()
+        shifts = {name: tensors[name].new_tensor(values) for name, values in decision.shifts.items()}
+        for name, shift in shifts.items():
+            tensors[name].add_(shift)
+        cut = self._pruner.cut(decision.plan, optimizer)
+        exchange.restructure(Carry(cut, shifts))
+        self.last, self._changed = decision, True
 
     def after_epoch(self, epoch: int, valid: Score) -> None:
         """Judge by the accuracy; of a regression, which has none, by the loss. Keep the best network of fine-tuning."""
@@ -145,7 +167,7 @@ class Cutting(Pruning):
     def restore(self, state: dict[str, Any], exchange: Exchange, optimizer: Optimizer) -> None:
         """The network shrinks at once to what it had come to."""
         if plan := Plan.from_dict(state["plan"]):
-            self.follow(plan, exchange, optimizer)
+            self.follow(Decision(plan), exchange, optimizer)
         self.load_state_dict(state)
 
 
@@ -173,8 +195,16 @@ def wrap(config: PruningConfig, model: nn.Module, example: torch.Tensor, seed: i
     return model
 
 
-def build(config: PruningConfig, model: nn.Module, example: torch.Tensor) -> Pruning:
+def build(
+    config: PruningConfig, model: nn.Module, example: torch.Tensor, samples: Callable[[], torch.Tensor]
+) -> Pruning:
     """The method that a configuration asks for, over a network that :func:`wrap` has prepared.
+
+    Args:
+        config: the section ``pruning``.
+        model: the network, on its device.
+        example: as for :func:`wrap`, on the same device.
+        samples: gives inputs that are typical; the same on all ranks.
 
     Raises:
         ConfigError: the network has nothing that it could cut.
@@ -182,9 +212,10 @@ def build(config: PruningConfig, model: nn.Module, example: torch.Tensor) -> Pru
     if not isinstance(config, CuttingConfig):
         return Pruning()
     try:
-        return Cutting(_pruner(config, Structure(model, example)), config.every_epochs)
+        method = _pruner(config, Structure(model, example))
     except ValueError as error:
         raise _unfit(config, error) from error
+    return Cutting(method, config.every_epochs, samples if config.absorb else None)
 
 
 def _pruner(config: CuttingConfig, structure: Structure) -> pruning.Pruner:

@@ -1,5 +1,9 @@
 """How the network of a run changes its structure while it is trained: the contract, and a network that does not."""
 
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +15,33 @@ from hpc.record import Record
 from structlearn.structure import Plan
 
 
+@dataclass(frozen=True)
+class Decision:
+    """A cut as plain data, which ranks compare before any of them makes it."""
+
+    plan: Plan = field(default_factory=Plan)
+    """Which units stay."""
+    shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What is added to biases and running means before: what the units that go still contribute, if it is absorbed."""
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digits that differ where decisions do: the plan's, then those of the shifts."""
+        if not self.shifts:
+            return self.plan.digest
+        return f"{self.plan.digest}-{zlib.crc32(json.dumps(self.as_dict(), sort_keys=True).encode()):08x}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON can hold them."""
+        return {"plan": self.plan.as_dict(), "shifts": {name: list(values) for name, values in self.shifts.items()}}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Decision":
+        """Take back what :meth:`as_dict` gave."""
+        shifts = {name: tuple(numbers) for name, numbers in values["shifts"].items()}
+        return Decision(Plan.from_dict(values["plan"]), shifts)
+
+
 class Pruning:
     """A network that keeps its structure. One that does not overrides all of this."""
 
@@ -20,12 +51,12 @@ class Pruning:
     """Has the method ended the run?"""
     version = 0
     """How often the network has been cut."""
+    last = Decision()
+    """The last cut."""
     best: dict[str, torch.Tensor] | None = None
     """The run's answer if it ended now, as a state_dict on the host, where that is not the network as it is."""
     best_epoch = 0
     """The epoch that it is of; 0: there is none."""
-    last = Plan()
-    """The last cut."""
 
     def regularise(self) -> None:
         """Gradients are there, and the same on all ranks in step; the optimiser has not stepped yet."""
@@ -40,9 +71,9 @@ class Pruning:
         """
         return False
 
-    def follow(self, plan: Plan, exchange: Exchange, optimizer: Optimizer) -> None:
-        """Cut the network by a plan that others have decided on. No rank waits for another in it."""
-        assert not plan
+    def follow(self, decision: Decision, exchange: Exchange, optimizer: Optimizer) -> None:
+        """Cut the network as has been decided. No rank waits for another in it."""
+        assert not decision.plan
 
     def after_epoch(self, epoch: int, valid: Score) -> None:
         """The network that all ranks stand for has been evaluated, and this rank still holds it."""

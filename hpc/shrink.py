@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpc.exchange import Exchange
-from hpc.pruning import Pruning
+from hpc.pruning import Decision, Pruning
 from hpc.ulfm import Ulfm
-from structlearn.structure import Plan
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Shrunk:
     """The part of the whole mass that was lost: what the lost ranks had, and what was under way."""
     consensus_errors: list[tuple[int, float]]
     """Those that have not been recorded yet."""
-    cut: Plan = field(default_factory=Plan)
+    cut: Decision = field(default_factory=Decision)
     """What others have cut and this rank has not, if anything."""
 
 
@@ -44,7 +43,7 @@ def agree(before: Ulfm, comm: Ulfm, epoch: int, step: int, exchange: Exchange, p
     """
     own = [epoch, step, exchange.state_dict(), exchange.consensus_errors, pruning.version, pruning.last.as_dict()]
     everyone = comm.gather(own, "agree on how to go on without a lost rank")
-    epochs, steps, states, errors, versions, plans = zip(*everyone, strict=True)
+    epochs, steps, states, errors, versions, cuts = zip(*everyone, strict=True)
     newest = max(versions)
     state, mass = exchange.survive(states, comm.rank, before.size)
     return Shrunk(
@@ -54,5 +53,5 @@ def agree(before: Ulfm, comm: Ulfm, epoch: int, step: int, exchange: Exchange, p
         exchange=state,
         mass=mass,
         consensus_errors=[(int(at), float(error)) for at, error in errors[0]],
-        cut=Plan.from_dict(plans[versions.index(newest)]) if pruning.version < newest else Plan(),
+        cut=Decision.from_dict(cuts[versions.index(newest)]) if pruning.version < newest else Decision(),
     )

@@ -50,6 +50,9 @@ class Cutting:
     """Epochs without improvement that end pruning, and each stage of fine-tuning."""
     every_epochs: Count = 1
     """Cut after every so many epochs."""
+    absorb: Flag = False
+    """Add to the next biases what units that go still contribute, where that is a constant (so it is for one whose
+    incoming weights are 0), as seen on validation samples."""
 
 
 @section

@@ -134,21 +134,15 @@ class Exchange(ABC):
         """Replace values by what the ranks stand for together."""
         self._average(self._flat(values), values, "evaluate the mean of all ranks")
 
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """The network has been cut, and the optimiser's state with it: cut what is held here in their shape.
 
         Called by all ranks at a pause, when everything is at rest; no rank waits for another in it.
 
         Args:
-            version: how often it has been cut now.
-            carry: does the same to networks that are not the rank's own; where :attr:`carries`.
+            carry: does the same to networks that are not the rank's own.
         """
-        self.structure = version
-
-    @property
-    def carries(self) -> bool:
-        """Does this rank hold networks beside its own that a cut is to be made of, too?"""
-        return False
+        self.structure = carry.version
 
     def slices(self, values: list[torch.Tensor]) -> list[list[torch.Tensor]]:
         """A network, as :func:`weights_and_buffers` gives it, in views by the :meth:`shares` that its numbers have."""

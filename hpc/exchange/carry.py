@@ -1,39 +1,36 @@
-"""Networks that are carried over a cut: a centre, a message of before that arrives after."""
+"""What is carried over a cut: a centre, a message of before that arrives after."""
 
-import copy
 from collections.abc import Mapping
 
 import torch
-from torch.optim import Optimizer
 
-from hpc.exchange.form import Key, keyed
-from structlearn.pruning import Pruner
-from structlearn.structure import Plan
+from hpc.exchange.form import OWN, Key
+from structlearn.structure import Cut
 
 
 class Carry:
-    """Does to other networks of the same structure what a cut does to the rank's own.
-
-    Each goes through a twin of the network that is cut by the same plan. To select the same entries would not do: a
-    method may have to mend more (ScaLP gives the units that are left other scalings, and weights that fit them; and an
-    optimiser's averages with the weights).
+    """Does to other networks of the same structure what was done to the rank's own.
 
     Args:
-        pruner: of the network, before the cut.
-        optimizer: of the network, before the cut.
-        plan: which cut.
+        cut: which entries stay, and in which scale they are now.
+        shifts: what was added before the cut, by the tensor's name.
     """
 
-    def __init__(self, pruner: Pruner, optimizer: Optimizer, plan: Plan) -> None:
-        self._before, self._plan = copy.deepcopy((pruner, optimizer)), plan
+    def __init__(self, cut: Cut, shifts: Mapping[str, torch.Tensor]) -> None:
+        self._cut, self._shifts = cut, shifts
 
-    @torch.no_grad()
+    @property
+    def version(self) -> int:
+        """How often the network has been cut, this time included."""
+        return self._cut.version
+
     def __call__(self, values: Mapping[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
-        """Tensors of a network of before, by their keys, as they are after; what is not given counts as the rank's own."""
-        pruner, optimizer = copy.deepcopy(self._before)
-        twin = keyed(pruner.structure.model, optimizer)
-        for key, value in values.items():
-            twin[key].copy_(value)
-        pruner.cut(self._plan, optimizer)
-        twin = keyed(pruner.structure.model, optimizer)
-        return {key: twin[key] for key in values}
+        """Tensors of before, by their keys, as they are after."""
+        return {key: self._one(*key, value) for key, value in values.items()}
+
+    def _one(self, name: str, which: int, value: torch.Tensor) -> torch.Tensor:
+        if which != OWN:  # an optimiser's average: it was not shifted, and is in no scale
+            return self._cut.select(name, value)
+        if (shift := self._shifts.get(name)) is not None:
+            value = value + shift.to(value)
+        return self._cut.carry(name, value)

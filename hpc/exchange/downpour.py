@@ -55,16 +55,11 @@ class Downpour(WithMaster):
             copy_all(split(self._bottom, self._weights), self._weights)
         super().resume(epoch, step)
 
-    @property
-    def carries(self) -> bool:
-        """The base, too."""
-        return super().carries or self._bottom is not None
-
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """The base, too, is cut like the weights: what has been accumulated and not sent stays so."""
         before = self._weights_form
-        super().restructure(version, carry)
-        if carry is not None and self._bottom is not None:
+        super().restructure(carry)
+        if self._bottom is not None:
             self._bottom = flat_of(carry(before.named(self._bottom)), self._weights_form, self._bottom)
 
     def _answer(self, centre: Floats, message: Floats) -> None:

@@ -63,16 +63,11 @@ class SyncEasgd(InStep):
         self._buffer = self._flat(self._values)
         self._pulls = [torch.empty_like(value) for value in self._values]
 
-    @property
-    def carries(self) -> bool:
-        """The centre."""
-        return bool(self._centre)
-
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """The centre is cut like the weights."""
-        super().restructure(version, carry)
+        super().restructure(carry)
         keys = list(keyed(self.model))
-        if carry is not None:
+        if self._centre:
             carried = carry(dict(zip(keys, self._centre, strict=True)))
             self._centre = [carried[key] for key in keys]
         self._values = weights_and_buffers(self.model)

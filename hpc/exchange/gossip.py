@@ -164,9 +164,8 @@ class Gossip(OwnPace):
         for structure in range(letter.structure, self.structure):
             came = self._older[structure][1](came)
         tensors = keyed(self.model, self._mixed)
-        own = [tensors[key] for key in came]
-        if own:
-            torch._foreach_lerp_(own, list(came.values()), share)
+        for key, value in came.items():
+            tensors[key].lerp_(value.to(tensors[key].dtype), share)
 
     def _weigh(self) -> None:
         self.counters.mass = sum(self.masses) / (mass.UNITS * len(self.masses) * self.comm.size)
@@ -195,7 +194,9 @@ class Gossip(OwnPace):
         outbox, *self._inboxes = [Message(slices, self._config.payload) for _ in range(1 + INBOXES)]
         threaded = self._config.progress == "thread"
         assert self._channel is not None
-        return Post(self._channel, outbox, self._inboxes, self.comm.size, self._deadline_s, self._decide, threaded=threaded)
+        return Post(
+            self._channel, outbox, self._inboxes, self.comm.size, self._deadline_s, self._decide, threaded=threaded
+        )
 
     def _read_off(self) -> list[Form]:
         """How to read a message of each slice of the network as it is, where it will be cut."""
@@ -204,16 +205,11 @@ class Gossip(OwnPace):
         tensors = keyed(self.model, self._mixed)
         return [Form({key: tensors[key] for key in keys}) for keys in in_slices(list(tensors), self._ends)]
 
-    @property
-    def carries(self) -> bool:
-        """Messages that may be under way."""
-        return not self._at_rest
-
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """Read and write messages of the network as it is now; know how to read those of before that are under way."""
-        if carry is not None:
+        if not self._at_rest:
             self._older[self.structure] = self._forms, carry
-        super().restructure(version, carry)
+        super().restructure(carry)
         post = self._traffic
         if post is None:
             return

@@ -49,9 +49,9 @@ class InStep(Exchange):
             self._measure(self._survey, step)
         self.meet(step)
 
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """Measure the network as it is now."""
-        super().restructure(version, carry)
+        super().restructure(carry)
         if self._survey is not None:
             self._survey.restructure()  # at rest, nothing has to be corrected
 

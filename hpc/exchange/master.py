@@ -162,22 +162,17 @@ class WithMaster(OwnPace):
             self.counters.bytes_sent += self._traffic.bytes_sent
             self._traffic.bytes_sent = 0
 
-    @property
-    def carries(self) -> bool:
-        """The centre, on rank 0."""
-        return self._centre is not None
-
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """The centre is cut like the weights. Everything is at rest: talk begins anew, with shorter messages."""
         if self._traffic is not None:
             self._traffic.close()
             self._traffic = None
         if self._survey is not None:
             self._survey.forget()
-        super().restructure(version, carry)
+        super().restructure(carry)
         before = self._form
         self._look()
-        if carry is not None and self._centre is not None:
+        if self._centre is not None:
             self._centre = flat_of(carry(before.named(self._centre)), self._form, self._centre)
 
     def _open(self) -> Star:

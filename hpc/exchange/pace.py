@@ -112,9 +112,9 @@ class OwnPace(Exchange):
             self._hear(self._traffic)  # so that all ranks have heard of the same sums
             self._count(int(self._traffic.agreement.report[0]))
 
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """Measure the network as it is now, also where some ranks have looked at it before the pause and others not."""
-        super().restructure(version, carry)
+        super().restructure(carry)
         if self._survey is not None and (other := self._survey.restructure()) is not None:
             assert self._traffic is not None
             self._traffic.agreement.correct(other)

@@ -50,9 +50,9 @@ class PerSyn(InStep):
         self._optimizer, self._tau, self._momentum = optimizer, config.tau, config.momentum
         self._buffer: FlatBuffer | None = None
 
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """Average other numbers."""
-        super().restructure(version, carry)
+        super().restructure(carry)
         self._buffer = None
 
     def meet(self, step: int) -> None:

@@ -90,9 +90,9 @@ class Sync(Exchange):
         super().close()
         self._unhook()
 
-    def restructure(self, version: int, carry: Carry | None) -> None:
+    def restructure(self, carry: Carry) -> None:
         """Average gradients of other shapes."""
-        super().restructure(version, carry)
+        super().restructure(carry)
         if self.comm.size > 1:
             self._unhook()
             self._hook()

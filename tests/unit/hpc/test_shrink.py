@@ -15,12 +15,14 @@ from hpc.engine import Engine
 from hpc.exchange import mass
 from hpc.exchange.gossip import Gossip
 from hpc.progress import Silent
+from hpc.pruning import Decision
 from hpc.run import assemble
 from hpc.shrink import Shrunk, agree
 from hpc.signals import StopRequest
 from structlearn.structure import Plan
 
 BEFORE = 5
+CUT = Decision(Plan({"head": (0, 2)}), {"head.bias": (0.5, -1e-9)})
 
 
 def state(masses, **counters):
@@ -52,17 +54,17 @@ def test_masses_of_those_who_are_left_are_the_whole_again(held):
 
 def test_they_go_on_where_the_slowest_ended_an_epoch_and_the_best_informed_is():
     everyone = [
-        [2, 40, state([mass.UNITS // 2]), [[40, 1.5]], 3, {"head": [0, 2]}],
-        [1, 41, state([mass.UNITS]), [], 2, {"head": [1, 2, 0]}],
-        [2, 39, state([mass.UNITS]), [[40, 1.5], [50, 2.0]], 3, {"head": [0, 2]}],
+        [2, 40, state([mass.UNITS // 2]), [[40, 1.5]], 3, CUT.as_dict()],
+        [1, 41, state([mass.UNITS]), [], 2, Decision().as_dict()],
+        [2, 39, state([mass.UNITS]), [[40, 1.5], [50, 2.0]], 3, CUT.as_dict()],
     ]
     before = SimpleNamespace(size=4, started=(0, 1, 2, 3))
     for rank in range(3):
         comm = SimpleNamespace(started=(1, 2, 3), rank=rank, gather=lambda *_: everyone)
         exchange = gossip()
         exchange.consensus_errors, exchange.state_dict = [], dict
-        shrunk = agree(before, comm, 0, 0, exchange, SimpleNamespace(version=everyone[rank][4], last=Plan()))
-        assert shrunk.cut == (Plan({"head": (0, 2)}) if rank == 1 else Plan())
+        shrunk = agree(before, comm, 0, 0, exchange, SimpleNamespace(version=everyone[rank][4], last=Decision()))
+        assert shrunk.cut == (CUT if rank == 1 else Decision())
         assert (shrunk.lost, shrunk.epoch, shrunk.steps) == ((0,), 1, 4 * 41)
         assert shrunk.mass == 1.5 / 4
         assert shrunk.consensus_errors == [(40, 1.5)]
