@@ -1,4 +1,4 @@
-"""A run whose network is cut while it is trained: decided from the network that all ranks stand for, applied on each."""
+"""A run whose network is cut while it is trained: decided from what all ranks stand for, applied on each of them."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc.config.pruning import BnLasso, Norm, PruningConfig, Scala, Scaled, Scalp, ShrinkNets
+from hpc.config.pruning import BnLasso, Norm, PruningConfig, Scaled, Scalp, ShrinkNets
 from hpc.config.pruning import Cutting as CuttingConfig
 from hpc.errors import ConfigError, RunError
 from hpc.evaluate import Score
@@ -32,8 +32,8 @@ class Cutting(Pruning):
     Args:
         pruner: the method, over this rank's network.
         every: epochs between two cuts.
-        example: gives samples to find out with what units that go still contribute, so that it is absorbed into the next
-            biases; the same on all ranks. None: it is lost.
+        example: gives samples, the same on all ranks: they tell what units that go still contribute, so that the next
+            biases absorb it. None: it is lost.
     """
 
     def __init__(self, pruner: pruning.Pruner, every: int, example: Callable[[], torch.Tensor] | None = None) -> None:

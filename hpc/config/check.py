@@ -181,8 +181,8 @@ def _pruning(config: Config) -> Iterator[str]:
         return
     if config.data.validation == 0:
         yield (
-            f"pruning.name: {pruning.name} ends by the validation accuracy, but data.validation is 0; hold some samples "
-            f"out, for example data.validation: 0.1"
+            f"pruning.name: {pruning.name} watches the validation accuracy, but data.validation is 0; hold some "
+            f"samples out, for example data.validation: 0.1"
         )
     if pruning.every_epochs > config.epochs:
         yield (

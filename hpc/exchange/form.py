@@ -68,5 +68,7 @@ def in_slices(keys: Sequence[Key], ends: Sequence[int]) -> list[list[Key]]:
     parts = []
     for first, last in zip([0, *ends], ends, strict=False):
         names = own[first:last]
-        parts.append([(name, OWN) for name in names] + [key for name in names for key in keys if key[0] == name and key[1]])
+        parts.append(
+            [(name, OWN) for name in names] + [key for name in names for key in keys if key[0] == name and key[1]]
+        )
     return parts

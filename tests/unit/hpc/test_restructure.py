@@ -20,7 +20,6 @@ from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.contents import averages_of, weights_and_buffers
 from hpc.exchange.form import in_slices, keyed
 from hpc.pruning import Decision
-from structlearn.pruning import Pruner
 from structlearn.structure import Structure
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -336,7 +335,9 @@ def test_ranks_that_would_cut_differently_say_so_and_cut_nothing():
     def body(comm):
         rank = Rank(comm, models[comm.rank], pruners[comm.rank], PerSyn(tau=5))
         rank.until_pause()
-        with pytest.raises(RunError, match=r"after epoch 1 rank\(s\) 2 would cut the network in another way than rank 0"):
+        with pytest.raises(
+            RunError, match=r"after epoch 1 rank\(s\) 2 would cut the network in another way than rank 0"
+        ):
             rank.cutting.cut(1, rank.exchange, rank.optimizer)
 
     together(World(3), body)

@@ -139,7 +139,9 @@ def test_a_buffer_that_was_fitted_to_less_holds_that_and_what_came_before(shapes
 
 
 def test_tensors_without_numbers_are_left_out():
-    assert [joined(part).tolist() for part in slices_of([torch.zeros(0), torch.ones(2), torch.zeros(3, 0)], 1)] == [[1, 1]]
+    assert [joined(part).tolist() for part in slices_of([torch.zeros(0), torch.ones(2), torch.zeros(3, 0)], 1)] == [
+        [1, 1]
+    ]
 
 
 def test_a_tensor_within_another_ones_memory_is_seen_where_it_is():
