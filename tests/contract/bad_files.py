@@ -127,7 +127,7 @@ def no_checkpoint(newest: int) -> Callable[[], None]:
 
 def last_checkpoint() -> None:
     """A bit of the finished run's last checkpoint is another one."""
-    flip(sorted(Path("run/checkpoints").iterdir())[-1] / "shared.h5")
+    flip(max(Path("run/checkpoints").iterdir()) / "shared.h5")
 
 
 def truncate(path: Path) -> None:
