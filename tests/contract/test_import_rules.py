@@ -65,6 +65,10 @@ PLANTED = {
         ("structlearn/alrao/switch.py", "import structlearn.alrao.network"),
         ("structlearn/alrao/utils.py", ""),
     ],
+    "inside structlearn.scala": [
+        ("structlearn/scala/layers.py", "import structlearn.scala.network"),
+        ("structlearn/scala/utils.py", ""),
+    ],
     "inside structlearn.models: networks do not know each other": [
         ("structlearn/models/mlp.py", "import structlearn.models.cnn"),
     ],
