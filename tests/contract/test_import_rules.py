@@ -69,6 +69,14 @@ PLANTED = {
         ("structlearn/scala/layers.py", "import structlearn.scala.network"),
         ("structlearn/scala/utils.py", ""),
     ],
+    "inside structlearn.structure": [
+        ("structlearn/structure/plan.py", "import structlearn.structure.cut"),
+        ("structlearn/structure/utils.py", ""),
+    ],
+    "inside structlearn.pruning": [
+        ("structlearn/pruning/penalties.py", "import structlearn.pruning.norm"),
+        ("structlearn/pruning/utils.py", ""),
+    ],
     "inside structlearn.models: networks do not know each other": [
         ("structlearn/models/mlp.py", "import structlearn.models.cnn"),
     ],
