@@ -27,6 +27,7 @@ from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
 from structlearn import __version__
 from structlearn.alrao import Alrao
+from structlearn.scala import unscaled
 from structlearn.shrinknets import fold
 
 METADATA: Final = "structlearn"
@@ -88,13 +89,14 @@ def load(run_dir: Path) -> Answer:
         raise RunError(f"{run_dir}: the run has not begun (it has no checkpoint); train it first")
     shared, passed_over = found
     if shared["answer"] is None:
+        damaged = "".join(f"\n  {text}" for text in passed_over)
         raise RunError(
-            f"{run_dir}: the run has not ended (epoch {shared['place']['epoch']} of {config.epochs}), so there is no "
-            f"network that it ended with; run the same structlearn train again to go on"
+            f"{run_dir}: the run has not ended (its checkpoint is of epoch {shared['place']['epoch']} of "
+            f"{config.epochs}), so there is no network that it ended with; run the same structlearn train again to go "
+            f"on{damaged}"
         )
     data = shared["data"]
-    model = plain(_built(config, data, shared["answer"])).eval()
-    shape, dtype = data["input_shape"], torch.int64 if data["task"] == "sequence" else torch.float32
+    model = plain(built(config, shared)).eval()
     about = {
         "version": __version__,
         "run_id": run_id(config),
@@ -102,14 +104,14 @@ def load(run_dir: Path) -> Answer:
         "widths": widths(model),
         "data": data,
     }
-    return Answer(model, torch.zeros(2, *shape, dtype=dtype), about, passed_over)
+    return Answer(model, _example(data), about, passed_over)
 
 
 def plain(model: nn.Module) -> nn.Module:
     """The same function of plain torch layers. Of an Alrao network, that of its best head."""
     if isinstance(model, Alrao):
         model = model.best()
-    fold(model)
+    model = unscaled(fold(model))
     ours = [
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()
@@ -131,12 +133,23 @@ def widths(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _built(config: Config, data: Mapping[str, Any], answer: dict[str, Tensor]) -> nn.Module:
+def built(config: Config, shared: Mapping[str, Any]) -> nn.Module:
+    """The network that a run has ended with, as it was trained.
+
+    Args:
+        config: of the run.
+        shared: what its ranks held alike, from a checkpoint of the end.
+    """
+    data = shared["data"]
     sizes = SimpleNamespace(input_shape=tuple(data["input_shape"]), outputs=data["outputs"])
     model = network.build(config.model, sizes, config.seed)
     model = alrao.wrap(config.optimizer, model, data["task"], config.seed)
-    model.load_state_dict(answer)
+    model.load_state_dict(shared["answer"])
     return model
+
+
+def _example(data: Mapping[str, Any]) -> Tensor:
+    return torch.zeros(2, *data["input_shape"], dtype=torch.int64 if data["task"] == "sequence" else torch.float32)
 
 
 # --- formats -------------------------------------------------------------------------------------------
