@@ -94,7 +94,9 @@ def test_units_go_and_the_record_says_which_layers_have_how_many(name, tmp_path,
     assert summary["parameters"] == sum(parameter.numel() for parameter in engine.parts.model.parameters())
     assert found["structure/phase"].tolist() == [b"pruning"] * 3
     assert found["structure/digest"][-1].decode() == structure.plan.digest
-    assert len(set(found["structure/digest"].tolist())) == 1 + int((np.diff(widths.sum(1)) != 0).sum()) or "scalp" in name
+    assert (
+        len(set(found["structure/digest"].tolist())) == 1 + int((np.diff(widths.sum(1)) != 0).sum()) or "scalp" in name
+    )
     assert attributes["answer_epoch"] == 3
     assert "answer_epoch" not in summary
     shared = engine.parts.checkpoints.load().shared
@@ -262,7 +264,9 @@ def test_what_a_constant_unit_said_is_absorbed_if_that_is_asked_for(absorb, tmp_
 def test_a_network_that_a_method_does_not_suit_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"pruning\.name: bn_lasso does not suit this network: .* BatchNorm"):
         engine_of(tmp_path / "run", pruning={"name": "bn_lasso"})
-    with pytest.raises(ConfigError, match=r"pruning\.name: norm does not suit this network: .* no unit that can be cut"):
+    with pytest.raises(
+        ConfigError, match=r"pruning\.name: norm does not suit this network: .* no unit that can be cut"
+    ):
         engine_of(tmp_path / "other", pruning={"name": "norm"}, model={"name": "mlp", "widths": []})
 
 
