@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from structlearn.models import MODELS, build
 from structlearn.scala import Scaled, adopt, rescale
 from structlearn.structure import Structure
+from structlearn.structure.verify import outgoing, random_plan, silence
 
 support = runpy.run_path(str(Path(__file__).parents[3] / "support" / "surgery.py"))
-random_plan, outgoing, silence, stir = (support[name] for name in ("random_plan", "outgoing", "silence", "stir"))
+stir = support["stir"]
 
 SHAPES = {"mlp": (3, 4, 5), "lstm": (6,), "cvnn": (3, 16, 16), "lenet": (1, 12, 12)}
 BOTH = pytest.mark.parametrize("examples", [2, 64])  # few: the inputs are multiplied; many: the weights

@@ -1,0 +1,97 @@
+"""Pruning by the norms of unscaled weights, under the usual penalties (W 3.5.3, 4.5, 4.8.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from structlearn.checks import check_choice
+from structlearn.pruning.penalised import Penalised
+from structlearn.pruning.penalties import L1, L2, GroupLasso, Penalty, SparseGroupLasso
+from structlearn.pruning.pruner import Verdict
+from structlearn.pruning.weights import Side, groups_of, weights_of
+
+if TYPE_CHECKING:
+    from structlearn.pruning.judged import Judged
+    from structlearn.structure import Structure
+
+NormPenalty = Literal["l2", "l1", "group_lasso", "sparse_group_lasso", "reversed_group_lasso"]
+PENALTIES: Final = ("l2", "l1", "group_lasso", "sparse_group_lasso", "reversed_group_lasso")
+
+
+class Norm(Penalised):
+    """A penalty on the weights; a unit goes when the norm of its incoming weights has become small (W 4.8.1).
+
+    | penalty | its value | a unit goes by |
+    |---|---|---|
+    | "l2" | sum w^2 | its incoming weights |
+    | "l1" | sum of abs(w) | its incoming weights |
+    | "group_lasso" | sum over units of sqrt(dim) times the norm of the incoming weights | its incoming weights |
+    | "sparse_group_lasso" | `mix` times l1 plus 1 - `mix` times group_lasso | its incoming weights |
+    | "reversed_group_lasso" | sum over units of sqrt(dim) times the norm of the outgoing ones | its outgoing weights |
+
+    dim is the number of weights in the group: P of W table 4.1 for incoming weights, n for outgoing ones of a linear
+    layer. These are W's usual factors; those that W derives from priors are a matter of the penalty, not of pruning.
+    Penalties are over all layers: the answer's units and the network's inputs are groups, too, but are never cut.
+    Biases, normalisations and depthwise kernels are not penalised.
+
+    Norms are 2-norms, and not averaged. A unit's weights are those of all layers that its set ties together: behind a
+    residual sum a channel goes when everything that makes it has gone. In the reversed kind, weights towards units that
+    go at the same moment count no more.
+
+    A unit whose incoming weights are zero may still be the constant that its bias makes of it; it is removed with it.
+
+    W's numbers: threshold 0.001; for the usual factors strengths from 1e-6 to 10^-2.5 in steps of 10^0.5 (W 4.8.2), and
+    the learning rate tuned for each, between 1e-4 and 1e-2.
+
+    Args:
+        structure: Of the network.
+        penalty: See above.
+        strength: lambda, on the mean loss of a batch.
+        threshold: Units go whose norm is at most this.
+        proximal: As :class:`structlearn.pruning.penalised.Penalised` says.
+        mix: W's alpha: how much of the sparse group Lasso is an L1 penalty; 0.5 in W. The others do not use it.
+        patience: W's 50 epochs.
+
+    Raises:
+        ValueError: an unknown penalty, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        *,
+        penalty: NormPenalty = "group_lasso",
+        strength: float,
+        threshold: float = 0.001,
+        proximal: bool = False,
+        mix: float = 0.5,
+        patience: int = 50,
+    ) -> None:
+        check_choice("penalty", penalty, PENALTIES)
+        if not 0 <= mix <= 1:
+            raise ValueError(
+                f"mix is the share of the L1 penalty, from 0 to 1, got {mix!r}; use 0.5, as the source does"
+            )
+        super().__init__(structure, strength=strength, threshold=threshold, proximal=proximal, patience=patience)
+        self.penalty_name, self.mix = penalty, float(mix)
+
+    @property
+    def side(self) -> Side:
+        """By which of its weights a unit goes: "out" for the incoming ones, "in" for the outgoing ones."""
+        return "in" if self.penalty_name == "reversed_group_lasso" else "out"
+
+    def _build(self) -> Penalty:
+        weights = weights_of(self.structure)
+        tensors = [weight.tensor for weight in weights]
+        if self.penalty_name == "l2":
+            return L2(tensors)
+        l1 = L1(tensors)
+        if self.penalty_name == "l1":
+            return l1
+        groups = groups_of(self.structure, weights, self.side)
+        group_lasso = GroupLasso(tensors, groups, groups.sizes.sqrt())
+        return SparseGroupLasso(l1, group_lasso, self.mix) if self.penalty_name == "sparse_group_lasso" else group_lasso
+
+    def _verdict(self, name: str, judged: Judged) -> Verdict:
+        norms = judged.strengths(name, self.side, lambda _, tensor: tensor.square()).sums.sqrt()
+        return Verdict(norms, norms <= self.threshold)
