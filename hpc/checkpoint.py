@@ -113,12 +113,32 @@ class Checkpoints:
                 return replace(loaded, passed_over=tuple(passed_over))
             passed_over.append(f"checkpoint {name} is passed over: {'; '.join(dict.fromkeys(problems))}")
         if names:
-            listed = "\n  ".join(passed_over)
-            raise RunError(
-                f"{self._folder}: none of {len(names)} checkpoint(s) can be used:\n  {listed}\n"
-                f"Restore one, or remove the folder to start the run from the beginning."
-            )
+            raise RunError(self._none_whole(names, passed_over))
         self._set_aside("", names)
+        return None
+
+    def read_shared(self) -> tuple[Any, tuple[str, ...]] | None:
+        """What all ranks held alike, in the newest checkpoint where that is whole; None where there is none at all.
+
+        For readers: it asks no other rank, and changes nothing in the folder.
+
+        Returns:
+            The state, and the newer checkpoints that are damaged, one sentence each.
+
+        Raises:
+            RunError: there are checkpoints, but none is whole, or they belong to another run.
+        """
+        names, passed_over = [path.parent.name for path in self._committed()], list[str]()
+        for name in reversed(names):
+            folder = self._folder / name
+            try:
+                manifest = _read_manifest(folder / MANIFEST)
+                self._refuse_foreign(manifest, folder)
+                return tensorfile.read(folder / SHARED, manifest["files"][SHARED]), tuple(passed_over)
+            except DamagedFileError as error:
+                passed_over.append(f"checkpoint {name} is passed over: {error}")
+        if names:
+            raise RunError(self._none_whole(names, passed_over))
         return None
 
     # --- one rank's part -------------------------------------------------------------------------------
@@ -205,6 +225,13 @@ class Checkpoints:
         self._comm.barrier("give up a checkpoint")
         if self._comm.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _none_whole(self, names: list[str], passed_over: list[str]) -> str:
+        listed = "\n  ".join(passed_over)
+        return (
+            f"{self._folder}: none of {len(names)} checkpoint(s) can be used:\n  {listed}\n"
+            f"Restore one, or remove the folder to start the run from the beginning."
+        )
 
     def _cannot_write(self, step: int, problems: list[str]) -> str:
         last = self._committed()

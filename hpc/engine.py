@@ -55,6 +55,8 @@ class Parts:
     feed: Feed
     fingerprint: str
     """Of the samples: a resumed run refuses others."""
+    data: dict[str, Any]
+    """What whoever uses the network has to know of the data (``DataSet.about``); checkpoints hold it."""
     checkpoints: Checkpoints
     heartbeat: Heartbeat
     stop: Stop
@@ -376,6 +378,7 @@ class Engine:
             "schedule": self.schedule.state_dict(),
             "patience": self.patience.state_dict() if self.patience else None,
             "samples": parts.fingerprint,
+            "data": parts.data,
             "epoch_steps": self._steps * parts.exchange.workers,
             "answer": self._answer,
         }

@@ -4,19 +4,30 @@ import importlib
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from hpc.config.model import Custom, ModelConfig
-from hpc.data import DataSet
 from hpc.errors import ConfigError
 from hpc.seeding import seed_for
 from structlearn import models
 
 
-def build(config: ModelConfig, data: DataSet, seed: int) -> nn.Module:
+class Sizes(Protocol):
+    """What a network must know of the data; a ``DataSet`` is one."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network answers a sample with."""
+
+
+def build(config: ModelConfig, data: Sizes, seed: int) -> nn.Module:
     """A network with initial weights that follow from the seed alone: the same on every rank and device.
 
     Raises:
@@ -34,7 +45,7 @@ def build(config: ModelConfig, data: DataSet, seed: int) -> nn.Module:
             raise ConfigError(f"model: {error}") from error
 
 
-def _custom(config: Custom, data: DataSet) -> nn.Module:
+def _custom(config: Custom, data: Sizes) -> nn.Module:
     """Call ``package.module:function``.
 
     It is given ``input_shape`` and ``outputs`` and the options. torchvision's and timm's builders know neither;

@@ -155,6 +155,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         clipped=alrao.trunk(model),
         watch=alrao.watch(config.optimizer, model, stepper),
         fingerprint=fingerprint,
+        data=dataset.about(),
         stop=stop,
         **_parts_of(config, comm, feed, model, stepper, tell),
     )

@@ -10,6 +10,8 @@ from hpc.config.launcher import promise
 from hpc.config.root import Progress
 from hpc.errors import ConfigError, RunError
 from hpc.output import lead_nowhere, say
+from jobs.export import Format
+from jobs.export import export as write_export
 
 # The base of what Typer raises for a wrong command line: click's class, or that of the copy of click which
 # newer versions of Typer bring along. It has no public name that holds for both.
@@ -81,6 +83,16 @@ def report(
     typer.echo(f"report: {page}")
     for picture in sorted(page.parent.glob("*.png")):
         typer.echo(f"figure: {picture}")
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run that has ended.")],
+    kind: Annotated[Format, typer.Option("--format", help="What kind of file.")],
+    out: Annotated[Path, typer.Option(help="The file; one that is there is replaced.")],
+) -> None:
+    """Write the network that a run has ended with: small, plain layers only, for torch, ONNX or safetensors."""
+    typer.echo(write_export(run_dir, kind, out))
 
 
 @app.command()

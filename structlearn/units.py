@@ -13,6 +13,7 @@ the scale and shift of the normalisation that follows it.
 | LSTM, GRU, RNN | cells, of each layer and direction; rows of projections | all gate rows, and their biases |
 | MultiheadAttention | rows of the input projections | their biases |
 | BatchNorm, InstanceNorm, GroupNorm, LayerNorm, PReLU | those of what they normalise (:mod:`structlearn.flow`) | |
+| what says of itself that it `follows` units (a switch) | those of the layer it is part of, or is given | |
 | anything else with parameters | axis 0 of each tensor | |
 """
 
@@ -75,7 +76,7 @@ def units(model: nn.Module) -> Units:
         }
         if not own:
             continue
-        if isinstance(module, NORMS):
+        if isinstance(module, NORMS) or getattr(module, "follows", False):
             norms[name], before[name] = module, last
             continue
         _number(table, name, module, own)
@@ -83,7 +84,7 @@ def units(model: nn.Module) -> Units:
     if norms:
         origins = followed(model, {name: _outputs(table, name, module) for name, module in model.named_modules()})
         for name, module in norms.items():
-            _couple(table, name, module, (origins.get(name), before[name]))
+            _couple(table, name, module, (_of_whole(table, name, model), origins.get(name), before[name]))
     return table
 
 
@@ -157,10 +158,21 @@ def _outputs(table: Units, name: str, module: nn.Module) -> Tensor | None:
     return torch.cat([torch.tensor(numbers, dtype=torch.int64) for numbers in layers if numbers is not None])
 
 
+def _of_whole(table: Units, name: str, model: nn.Module) -> Tensor | None:
+    """The units of the layer that a follower is a part of, such as a switch of the BatchNorm before it."""
+    whole = name.rpartition(".")[0]
+    if not getattr(model.get_submodule(name), "follows", False):
+        return None
+    if isinstance(model.get_submodule(whole), NORMS):
+        return table.index[f"{whole}.weight"].flatten() if f"{whole}.weight" in table.index else None
+    return _outputs(table, whole, model.get_submodule(whole)) if whole else None
+
+
 def _couple(table: Units, name: str, module: nn.Module, candidates: tuple[Tensor | None, ...]) -> None:
     """A normalisation's scale and shift belong to the units that it normalises.
 
-    Those that the flow of values says; else those of the last layer before it, if there are as many; else its own.
+    So does a follower's factor, and first to those of the layer that it is a part of. Then to those that the flow of
+    values says; else those of the last layer before it, if there are as many; else its own.
     """
     for key, parameter in module.named_parameters(recurse=False):
         found = next((units for units in candidates if units is not None and len(units) == parameter.numel()), None)

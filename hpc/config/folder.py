@@ -28,15 +28,15 @@ LOGS: Final = "logs"
 LOCK: Final = ".lock"
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a small text file in one step: a reader sees the old text or the new, never half of one.
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, never half of one.
 
     ``durable`` also waits until it is on the disk; a heartbeat need not.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

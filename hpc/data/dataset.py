@@ -2,7 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -104,6 +104,18 @@ class DataSet:
     mean: Tensor
     std: Tensor
     labels: tuple[str, ...]
+
+    def about(self) -> dict[str, Any]:
+        """What whoever uses the trained network has to know, as plain values; without the samples."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "input_shape": list(self.input_shape),
+            "outputs": self.outputs,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "labels": list(self.labels),
+        }
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that change with any sample, with their order, and with the split."""

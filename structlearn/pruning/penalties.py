@@ -75,15 +75,14 @@ class L1(Penalty):
     def add_gradient(self, strength: float) -> None:
         """sign(w)."""
         weights = _with_gradients(self._weights)
-        signs = torch._foreach_sign([weight.detach() for weight in weights])
-        torch._foreach_add_(_gradients(weights), list(signs), alpha=strength)
+        for weight, gradient in zip(weights, _gradients(weights), strict=True):  # all signs at once are a whole network
+            gradient.add_(weight.detach().sign(), alpha=strength)
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
         """The soft threshold: towards zero by `amount`, and no further."""
-        inside = list(torch._foreach_clamp_min(self._weights, -amount))
-        torch._foreach_clamp_max_(inside, amount)
-        torch._foreach_sub_(self._weights, inside)
+        for weight in self._weights:
+            weight.sub_(weight.clamp(-amount, amount))
 
 
 class GroupLasso(Penalty):

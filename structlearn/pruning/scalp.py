@@ -42,8 +42,8 @@ class ScaLP(Penalised):
     | "l1" | sum of abs(w~) |
     | "group_lasso" | sum over units k of sqrt(sum over the outgoing w~ of k of w~^2), without a factor for its size |
 
-    Biases, normalisations and depthwise kernels are not penalised. A group is over all layers that a unit goes into; the
-    network's inputs are groups, too, but are never cut. Layers without a scaling (an LSTM's, say) have sigma = 1.
+    Biases, normalisations and depthwise kernels are not penalised. A group is over all layers that a unit goes into;
+    the network's inputs are groups, too, but are never cut. Layers without a scaling (an LSTM's, say) have sigma = 1.
 
     After an epoch, from the last set of units to the first: units are sorted by m, the 2-norm of their outgoing w (for
     "l1" the 1-norm), the largest first; those whose average mbar is below `threshold` go: mbar^2 = m^2 / # (for "l1"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from structlearn.alrao import SGD, Alrao
 from structlearn.models import MODELS, build
+from structlearn.shrinknets import Switch, adopt
 from structlearn.units import Units, largest, units
 
 SHAPES = {"mlp": (3, 4, 5), "lstm": (6,), "cvnn": (3, 16, 16), "lenet": (1, 12, 12)}
@@ -186,3 +187,25 @@ def test_the_largest_number_of_each_row() -> None:
             assert top[table.index[key] == unit].max() == values[index == unit].abs().max()
     parameter = model[2].weight
     assert largest(table, "2.weight", torch.full_like(parameter, torch.nan)).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["mlp", "vgg11", "resnet18", "mobilenet_v2", "densenet121"])
+def test_a_switch_has_the_units_of_the_layer_that_it_is_behind(name: str) -> None:
+    shape = (1, 8, 8) if name == "mlp" else (3, 32, 32)
+    model = build(name, shape, 4, width=0.1)
+    before = units(model)
+    adopt(model, torch.randn(2, *shape))
+    table = units(model)
+    switches = [key for key, module in model.named_modules() if isinstance(module, Switch)]
+    assert len(switches) >= 2
+    for key in switches:
+        of_layer = table.index[f"{key.removesuffix('.switch')}.weight"]
+        assert torch.equal(table.index[f"{key}.theta"], of_layer.flatten())
+    assert len(table) == len(before)
+
+
+def test_a_switch_by_itself_has_the_units_that_it_is_given() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), Switch(5, axis=-1), nn.Linear(5, 2))
+    table = units(model)
+    assert torch.equal(table.index["2.theta"], table.index["0.bias"])
+    assert len(table) == 7

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from structlearn.pruning import BnLasso, Norm, ScaLP
 from structlearn.structure import Structure
@@ -77,6 +78,27 @@ def test_proximal_steps_take_the_place_of_the_gradient(method):
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
     pruner.after_step(0.5)
     assert pruner.penalty().item() < value
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what a device would be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in {"_local_scalar_dense", "nonzero", "equal", "masked_select"}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("proximal", [False, True])
+def test_a_step_waits_for_nothing(method, proximal):
+    pruner, model, batch = build(method, "dense", proximal=proximal)
+    model(batch).sum().backward()
+    pruner.penalty()  # indices are made after a cut, once
+    with NoWaiting():
+        pruner.regularise()
+        pruner.after_step(0.1)
+    with pytest.raises(AssertionError), NoWaiting():
+        model(batch).sum().item()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from structlearn import scala, shrinknets
 from structlearn.models import build
 from structlearn.structure import Plan, Structure, verify
 from structlearn.structure.verify import outgoing, random_plan, silence
@@ -64,12 +65,27 @@ def cut_and_compare(model: nn.Module, example: Tensor, plans: int) -> None:
         assert_equal(cut(example), before)
 
 
-@pytest.mark.parametrize("activation", ["relu", "maxmin"])
+def switched(module: nn.Module, _: object, y: Tensor) -> Tensor:
+    """A cell's output, (batch, T, cells), behind its switch."""
+    answer: Tensor = module.switch(y)
+    return answer
+
+
+@pytest.mark.parametrize("variant", ["plain", "scala", "switches", "maxmin"])
 @pytest.mark.parametrize("name", NETS)
-def test_cutting_silent_units_changes_nothing(name: str, activation: str) -> None:
-    if name == "lstm" and activation != "relu":
+def test_cutting_silent_units_changes_nothing(name: str, variant: str) -> None:
+    """100 random plans each."""
+    if name == "lstm" and variant == "maxmin":
         pytest.skip("its activation is the cell's")
-    model, example = network(name, **({} if name == "lstm" else {"activation": activation}))
+    model, example = network(name, **({"activation": "maxmin"} if variant == "maxmin" else {}))
+    if variant == "scala":
+        scala.adopt(model, keep_function=True)
+    elif variant == "switches" and name == "lstm":
+        for recurrent in (model.features[1], model.features[2]):
+            recurrent.switch = shrinknets.Switch(recurrent.lstm.hidden_size, axis=-1).double()
+            recurrent.register_forward_hook(switched)  # by hand: a cell's output also goes back into it
+    elif variant == "switches":
+        shrinknets.adopt(model, example)
     cut_and_compare(model, example, PLANS)
 
 
