@@ -15,6 +15,8 @@ from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.watch import Watch
 from structlearn.alrao import Alrao, PerUnit
+from structlearn.flow import last_layer
+from structlearn.scala import Scaled, fold
 
 
 def wrap(config: OptimizerConfig, model: nn.Module, task: Task, seed: int) -> nn.Module:
@@ -27,6 +29,7 @@ def wrap(config: OptimizerConfig, model: nn.Module, task: Task, seed: int) -> nn
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "heads"))
+        _unscale(config.head, model)
         try:
             return Alrao(
                 model, task="regression" if task == "regression" else "classification", heads=config.heads,
@@ -34,6 +37,13 @@ def wrap(config: OptimizerConfig, model: nn.Module, task: Task, seed: int) -> nn
             )  # fmt: skip
         except ValueError as error:
             raise ConfigError(f"optimizer.name: {config.name} cannot train this network: {error}") from error
+
+
+def _unscale(head: str | None, model: nn.Module) -> None:
+    """Take the scaling (ScaLa) of an output layer into its weights: heads have none, but a rate for each of them."""
+    layer = dict(model.named_modules()).get(head or last_layer(model, (nn.Linear, nn.Conv2d)) or "")
+    if isinstance(layer, Scaled):
+        fold(layer)
 
 
 def trunk(model: nn.Module) -> list[nn.Parameter]:

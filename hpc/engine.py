@@ -25,10 +25,11 @@ from hpc.losses import Losses
 from hpc.merge import merge
 from hpc.objective import Model, Objective
 from hpc.progress import Shown, duration
+from hpc.pruning import Pruning
 from hpc.record import Record
 from hpc.schedule import Patience, Schedule, early_stopping
 from hpc.shrink import Shrunk
-from hpc.state import lay_out_alike, random_state, set_random_state, split
+from hpc.state import lay_out_alike, on_host, random_state, set_random_state, split
 from hpc.watch import Watch
 
 
@@ -52,6 +53,7 @@ class Parts:
     clipped: list[nn.Parameter]
     """Those whose gradients ``optimizer.clip_norm`` is of."""
     watch: Watch
+    pruning: Pruning
     feed: Feed
     fingerprint: str
     """Of the samples: a resumed run refuses others."""
@@ -75,7 +77,7 @@ class Place:
     seconds: float = 0.0
     """Seconds of training, all starts together."""
     ended_by: str = ""
-    """Why the run is done (epochs, early_stopping, diverged); empty while it is not."""
+    """Why the run is done (epochs, early_stopping, diverged, pruned); empty while it is not."""
 
 
 class Engine:
@@ -89,7 +91,7 @@ class Engine:
         config, self._steps = parts.config, parts.feed.steps_per_epoch
         self.schedule = Schedule(config.schedule, config.epochs, self._steps)
         self.patience: Patience | None = early_stopping(config.early_stopping) if config.early_stopping else None
-        self._forward: Model = torch.compile(parts.model) if config.compute.compile else parts.model
+        self._forward: Model = self._compiled()
         self._clip = config.optimizer.clip_norm
         self._clock = Clock(parts.device)
         self.taken = 0
@@ -107,6 +109,12 @@ class Engine:
         """The state before the end of the last epoch, where ranks may be lost in it, and what was not recorded yet."""
         self._answer: dict[str, torch.Tensor] | None = None
         """On rank 0, of a run that is done: the network that the ranks stand for together."""
+
+    def _compiled(self) -> Model:
+        if not self.parts.config.compute.compile:
+            return self.parts.model
+        torch.compiler.reset()  # what was compiled for a network of before a cut is of no use
+        return torch.compile(self.parts.model)
 
     def run(self, shown: Shown) -> str:
         """Train to the end, or until every rank agrees to stop. Collective.
@@ -148,7 +156,7 @@ class Engine:
     def _train(self) -> Pause:
         """Train until the ranks pause; why they do."""
         parts, place, clock = self.parts, self.place, self._clock
-        optimizer, exchange = parts.optimizer, parts.exchange
+        optimizer, exchange, pruning = parts.optimizer, parts.exchange, parts.pruning
         if not exchange.trains:
             return self._attend()
         self._set_rates()
@@ -163,9 +171,11 @@ class Engine:
             clock.enter("exchange")
             exchange.after_backward()
             clock.enter("optimizer")
+            pruning.regularise()
             if self._clip is not None:
                 nn.utils.clip_grad_norm_(parts.clipped, self._clip, foreach=True)
             optimizer.step()
+            pruning.after_step(optimizer.param_groups[0]["lr"])
             optimizer.zero_grad(set_to_none=True)
             self._losses.add(loss.detach())
             clock.enter("exchange")
@@ -193,7 +203,7 @@ class Engine:
         return pause
 
     def _end_epoch(self) -> None:
-        """Evaluate, decide whether to go on, record, checkpoint."""
+        """Prune, evaluate, decide whether to go on, record, checkpoint."""
         parts, place, config = self.parts, self.place, self.parts.config
         if config.compute.fault_tolerance == "shrink":
             parts.watch.record(self.record)  # it goes back with the rest
@@ -203,14 +213,17 @@ class Engine:
         train_loss = self._mean_losses()
         lr = parts.optimizer.param_groups[0]["lr"]
         parts.model.eval()
+        if parts.pruning.cut(place.epoch + 1, parts.exchange, parts.optimizer):
+            self._forward = self._compiled()
         with parts.exchange.consensus(), parts.watch.consensus(parts.comm):
             valid, test = self._evaluate("valid"), self._evaluate("test")
             place.epoch += 1
             parts.watch.after_epoch(place.epoch, self.taken if parts.exchange.trains else place.step)
+            parts.pruning.after_epoch(place.epoch, valid)
             self.schedule.after_epoch(valid.loss)
             place.ended_by = self._ending(train_loss, valid)
             if place.ended_by and parts.comm.rank == 0:
-                self._answer = {name: value.to("cpu", copy=True) for name, value in parts.model.state_dict().items()}
+                self._answer = parts.pruning.best or on_host(parts.model.state_dict())
         if place.ended_by and not parts.exchange.replicated and parts.comm.size > 1:
             self._evaluate_each_rank()
         parts.model.train()
@@ -228,6 +241,7 @@ class Engine:
             parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
             lr=lr,
         )
+        parts.pruning.record(self.record)
         self._record_exchange()
         self._record_seen()
         self.record["profile"].append(**self._clock.take())
@@ -259,6 +273,8 @@ class Engine:
         """Why the run ends after this epoch, or nothing. All ranks see the same numbers."""
         if not math.isfinite(train_loss):
             return "diverged"
+        if self.parts.pruning.done:
+            return "pruned"
         if self.patience is not None and self.patience.exhausted(valid.loss):
             return "early_stopping"
         return "epochs" if self.place.epoch >= self.parts.config.epochs else ""
@@ -286,7 +302,7 @@ class Engine:
             self.record["exchange"].append(rank=rank, **row)
 
     def _set_rates(self) -> None:
-        factor = self.schedule.factor(self.place.epoch, self.place.step)
+        factor = self.schedule.factor(self.place.epoch, self.place.step) * self.parts.pruning.factor
         for group, lr in zip(self.parts.optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = lr * factor
 
@@ -322,6 +338,8 @@ class Engine:
             if not math.isnan(score.loss):
                 accuracy = "" if math.isnan(score.accuracy) else f" {100 * score.accuracy:.2f} %"
                 scores.append(f"{name} {score.loss:.4f}{accuracy}")
+        if line := self.parts.pruning.line():
+            scores.append(line)
         if self.shown is not None:
             line = f"epoch {place.epoch}/{self.parts.config.epochs}  {'  '.join(scores)}  {duration(place.seconds)}"
             self.shown.epoch(line, place.epoch, place.step)
@@ -329,6 +347,8 @@ class Engine:
                 self.shown.tell("the training loss is not finite any more: the run ends; try a lower optimizer.lr")
             elif place.ended_by == "early_stopping":
                 self.shown.tell("the validation loss has stopped improving: the run ends")
+            for text in self.parts.pruning.news():
+                self.shown.tell(text)
         self._beat("training")
 
     def _finish(self, state: str, ended_by: str) -> str:
@@ -381,6 +401,7 @@ class Engine:
             "data": parts.data,
             "epoch_steps": self._steps * parts.exchange.workers,
             "answer": self._answer,
+            "pruning": parts.pruning.state_dict(),
         }
         own = {
             "buffers": buffers,
@@ -401,6 +422,7 @@ class Engine:
                 f"checksum differs); restore them, or start in a new run_dir"
             )
         self._set_place(shared)
+        parts.pruning.restore(shared["pruning"], parts.exchange, parts.optimizer)
         if loaded.own is not None:
             self._take_back(shared, loaded.own)
         elif self.place.ended_by:
@@ -453,6 +475,7 @@ class Engine:
         if self._kept is not None and self._kept[0]["place"]["epoch"] == shrunk.epoch:
             shared, own, unrecorded = self._kept
             self._set_place(shared)
+            parts.pruning.load_state_dict(shared["pruning"])
             self._losses.load_state_dict(own["losses"])
             consensus_errors = dict(unrecorded) | consensus_errors
         self._kept = self._answer = None  # one more may be lost before the epoch ends: what comes now stays
@@ -462,6 +485,7 @@ class Engine:
         self.schedule = Schedule(parts.config.schedule, parts.config.epochs, self._steps)
         self.schedule.load_state_dict(schedule)
         parts.exchange.load_state_dict(shrunk.exchange)
+        parts.pruning.follow(shrunk.cut, parts.exchange, parts.optimizer)
         parts.exchange.consensus_errors += sorted(consensus_errors.items())
         self._share_out(shrunk.steps, before, ranks_before)
         self._clock.enter("")

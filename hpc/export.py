@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpc import alrao, network
+from hpc import alrao, cutting, network
 from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
 from hpc.config.folder import CHECKPOINTS, frozen, write_atomically
@@ -29,6 +29,7 @@ from structlearn import __version__
 from structlearn.alrao import Alrao
 from structlearn.scala import unscaled
 from structlearn.shrinknets import fold
+from structlearn.structure import Plan, Structure
 
 METADATA: Final = "structlearn"
 """Under this name each format holds what a user of the network has to know, as JSON (pt2: with the ending .json)."""
@@ -142,8 +143,10 @@ def built(config: Config, shared: Mapping[str, Any]) -> nn.Module:
     """
     data = shared["data"]
     sizes = SimpleNamespace(input_shape=tuple(data["input_shape"]), outputs=data["outputs"])
-    model = network.build(config.model, sizes, config.seed)
+    model = cutting.wrap(config.pruning, network.build(config.model, sizes, config.seed), _example(data), config.seed)
     model = alrao.wrap(config.optimizer, model, data["task"], config.seed)
+    if plan := Plan.from_dict(shared["pruning"].get("plan", {})):
+        Structure(model, _example(data)).apply(plan)
     model.load_state_dict(shared["answer"])
     return model
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hpc.checkpoint import Loaded
-from hpc.exchange import Exchange, cut, running_averages, weights_and_buffers
+from hpc.exchange import Exchange, running_averages, weights_and_buffers
 from hpc.state import lay_out_alike
 from structlearn.alrao import PerUnit
 
@@ -36,7 +36,7 @@ def merge(loaded: Loaded, model: nn.Module, optimizer: Optimizer, exchange: Exch
             continue
         network = (loaded.shared if exchange.replicated else own)["network"]
         model.load_state_dict({**network["parameters"], **own["buffers"]})
-        for total, part, share in zip(cut(mean, len(shares)), cut(values, len(shares)), shares, strict=True):
+        for total, part, share in zip(exchange.slices(mean), exchange.slices(values), shares, strict=True):
             for exact, piece in zip(total, part, strict=True):
                 exact.add_(piece, alpha=share)
         if network["optimizer"]["state"]:  # a master on a rank of its own has none, nor who has made no step

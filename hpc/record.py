@@ -8,9 +8,10 @@ structure, which the format of HDF5 1.10 has and older ones have not. Texts are 
 those of variable length lie in the one place without a checksum.
 
 Schema 1: attributes ``schema_version``, ``run_id``, ``config`` (YAML), ``versions`` (JSON), ``world_size``,
-``state``, ``ended_by``; groups ``epochs``, ``exchange``, ``profile`` and, where they apply, ``steps``,
-``consensus``, ``ranks``, ``resized`` and ``lost``, each with one equal-length one-dimensional dataset a column; and
-``alrao`` (:class:`AlraoTable`).
+``state``, ``ended_by``, ``answer_epoch``; groups ``epochs``, ``exchange``, ``profile`` and, where they apply,
+``steps``, ``consensus``, ``ranks``, ``resized`` and ``lost``, each with one equal-length one-dimensional dataset a
+column; and
+``alrao`` (:class:`AlraoTable`) and ``structure`` (:class:`StructureTable`).
 """
 
 from collections.abc import Mapping
@@ -146,12 +147,83 @@ class AlraoTable:
         self.rates = dict(state["rates"]) if state else {}
 
 
+class StructureTable:
+    """The group /structure: how many units the coupled sets of a network that is pruned have after each epoch."""
+
+    def __init__(self) -> None:
+        self.layers: tuple[str, ...] = ()
+        """The names of the sets: of the first layer of each."""
+        self._widths: list[list[int]] = []
+        self._phases: list[str] = []
+        self._digests: list[str] = []
+        self._floors: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._widths)
+
+    def append(self, widths: Mapping[str, int], phase: str, digest: str, floor: int) -> None:
+        """Add an epoch.
+
+        Args:
+            widths: units of each set.
+            phase: that the epoch was trained in.
+            digest: of all that was cut since the start.
+            floor: sets that would have lost all their units, and kept one.
+        """
+        self.layers = tuple(widths)
+        self._widths.append(list(widths.values()))
+        self._phases.append(phase)
+        self._digests.append(digest)
+        self._floors.append(floor)
+
+    def arrays(self) -> "dict[str, np.ndarray[Any, Any]]":
+        """Every dataset of the group by its name."""
+        return {
+            "widths": np.array(self._widths, np.int64),
+            "layers": np.array([layer.encode() for layer in self.layers]),
+            "phase": np.array([phase.encode() for phase in self._phases]),
+            "digest": np.array([digest.encode() for digest in self._digests]),
+            "floor": np.array(self._floors, np.int64),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists, and the widths as a tensor; empty where there are none."""
+        if not len(self):
+            return {}
+        return {
+            "layers": list(self.layers),
+            "widths": torch.tensor(self._widths),
+            "phase": list(self._phases),
+            "digest": list(self._digests),
+            "floor": list(self._floors),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.layers = tuple(state["layers"]) if state else ()
+        self._widths = state["widths"].tolist() if state else []
+        self._phases, self._digests, self._floors = (
+            list(state[key]) if state else [] for key in ("phase", "digest", "floor")
+        )
+
+
 class Record:
     """All tables of one run."""
 
     def __init__(self) -> None:
         self.tables = {name: Table(columns) for name, columns in COLUMNS.items()}
         self.alrao = AlraoTable()
+        self.structure = StructureTable()
+        self.answer_epoch = 0
+        """The epoch whose network the run answers with; 0: the last."""
+
+    def answer(self) -> dict[str, Any]:
+        """The row of /epochs of the network that the run answers with; empty where there is none."""
+        epochs = self["epochs"]
+        if not self.answer_epoch:
+            return epochs.last()
+        place = epochs.columns["epoch"].index(self.answer_epoch)
+        return {name: values[place] for name, values in epochs.columns.items()}
 
     def __getitem__(self, name: str) -> Table:
         return self.tables[name]
@@ -162,13 +234,20 @@ class Record:
             name: {column: torch.from_numpy(array) for column, array in table.arrays().items()}
             for name, table in self.tables.items()
         }
-        return {**columns, "alrao": self.alrao.state_dict()}
+        return {
+            **columns,
+            "alrao": self.alrao.state_dict(),
+            "structure": self.structure.state_dict(),
+            "answer": {"epoch": torch.tensor(self.answer_epoch)},
+        }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Take back what :meth:`state_dict` gave."""
         for name, table in self.tables.items():
             table.load(state[name])
         self.alrao.load(state["alrao"])
+        self.structure.load(state["structure"])
+        self.answer_epoch = int(state["answer"]["epoch"])
 
     def write(self, path: Path, attributes: Mapping[str, Any]) -> None:
         """Replace the record's file. Raises OSError where it cannot be written; the old file then stays."""
@@ -177,16 +256,17 @@ class Record:
         try:
             with new_file(temporary) as file:
                 file.attrs["schema_version"] = SCHEMA_VERSION
-                for name, value in attributes.items():
+                for name, value in {**attributes, "answer_epoch": self.answer().get("epoch", 0)}.items():
                     file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
                 for name, table in self.tables.items():
                     if name in OPTIONAL and not len(table):
                         continue
-                    group = file.create_group(name)
+                    columns = file.create_group(name)
                     for column, array in table.arrays().items():
-                        group.create_dataset(column, data=array, fletcher32=len(array) > 0)
-                for name, array in self.alrao.arrays().items() if len(self.alrao) else ():
-                    file.create_dataset(f"alrao/{name}", data=array, fletcher32=True)
+                        columns.create_dataset(column, data=array, fletcher32=len(array) > 0)
+                for group, more in (("alrao", self.alrao), ("structure", self.structure)):
+                    for name, array in more.arrays().items() if len(more) else ():
+                        file.create_dataset(f"{group}/{name}", data=array, fletcher32=True)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc import alrao, data, device, exchange, network, optimizer, pointers
+from hpc import alrao, cutting, data, device, exchange, network, optimizer, pointers
 from hpc.checkpoint import Checkpoints, Loaded
 from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
@@ -139,7 +139,8 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         world_size=training,
         channels_last=channels_last,
     )
-    model = network.build(config.model, dataset, config.seed)
+    example = torch.zeros(2, *dataset.input_shape, dtype=torch.int64 if dataset.task == "sequence" else None)
+    model = cutting.wrap(config.pruning, network.build(config.model, dataset, config.seed), example, config.seed)
     model = alrao.wrap(config.optimizer, model, dataset.task, config.seed).to(here)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -154,6 +155,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs, mixture),
         clipped=alrao.trunk(model),
         watch=alrao.watch(config.optimizer, model, stepper),
+        pruning=cutting.build(config.pruning, model, example.to(here), feed.some),
         fingerprint=fingerprint,
         data=dataset.about(),
         stop=stop,
@@ -166,7 +168,9 @@ def _among(parts: Parts, comm: Communicator) -> Parts:
     if comm.rank == 0:
         forget_from(Path(parts.config.run_dir), comm.size)
     feed = parts.feed.among(comm.rank, comm.size)
-    return replace(parts, **_parts_of(parts.config, comm, feed, parts.model, parts.optimizer, lambda _: None))
+    among = replace(parts, **_parts_of(parts.config, comm, feed, parts.model, parts.optimizer, lambda _: None))
+    among.exchange.structure = parts.pruning.version
+    return among
 
 
 def _parts_of(

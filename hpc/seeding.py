@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 
 # The place in this tuple is the stream's number: append, never reorder.
-PURPOSES = ("init", "split", "subset", "order", "augment", "forward", "exchange", "test", "heads", "rates")
-Purpose = Literal["init", "split", "subset", "order", "augment", "forward", "exchange", "test", "heads", "rates"]
+PURPOSES = ("init", "split", "subset", "order", "augment", "forward", "exchange", "test", "heads", "rates", "pruning")
+Purpose = Literal[
+    "init", "split", "subset", "order", "augment", "forward", "exchange", "test", "heads", "rates", "pruning"
+]
 
 
 def seed_for(seed: int, purpose: Purpose, *keys: int) -> int:

@@ -13,6 +13,11 @@ def split(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Te
     return parameters, {name: value for name, value in state.items() if name not in names}
 
 
+def on_host(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy in host memory, of its own."""
+    return {name: value.to("cpu", copy=True) for name, value in state.items()}
+
+
 def lay_out_alike(optimizer: Optimizer) -> None:
     """Give running averages their parameters' strides.
 

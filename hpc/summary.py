@@ -15,13 +15,14 @@ from hpc.progress import duration
 _WHY: Final = {
     "early_stopping": ", the validation loss stopped improving",
     "diverged": ", the training loss was not finite any more",
+    "pruned": ", pruned and fine-tuned",
     "signal": " by a signal; run the same command again to go on",
 }
 
 
 def summarise(engine: Engine, state: str) -> dict[str, Any]:
     """The JSON object of ``--json``, and the status."""
-    parts, last = engine.parts, engine.record["epochs"].last()
+    parts, answer = engine.parts, engine.record.answer()
     rows, single = engine.record["exchange"].columns, engine.record["ranks"].columns["test_accuracy"]
     summary = {
         "run_dir": parts.config.run_dir,
@@ -29,8 +30,9 @@ def summarise(engine: Engine, state: str) -> dict[str, Any]:
         "ended_by": engine.place.ended_by or "signal",
         "epochs": engine.place.epoch,
         "steps": engine.place.step,
-        "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
-        **{key: _number(last.get(key)) for key in ("test_accuracy", "test_loss", "valid_accuracy")},
+        "parameters": answer.get("parameters", sum(parameter.numel() for parameter in parts.model.parameters())),
+        **{key: _number(answer.get(key)) for key in ("test_accuracy", "test_loss", "valid_accuracy")},
+        **({"answer_epoch": engine.record.answer_epoch} if engine.record.answer_epoch else {}),
         **({"rank_accuracies": [_number(accuracy) for accuracy in single]} if single else {}),
         "seconds": round(engine.place.seconds, 3),
         "world_size": len(rows["rank"]),
@@ -54,6 +56,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
     rows = {
         "state": f"{summary['state']}{_WHY.get(summary['ended_by'], '')}",
         "epochs": f"{summary['epochs']} ({summary['steps']:,} steps in {duration(summary['seconds'])})",
+        "answer": f"the network of epoch {summary['answer_epoch']}" if "answer_epoch" in summary else None,
         "ranks": f"{summary['world_size']}",
         "parameters": f"{summary['parameters']:,}",
         "valid accuracy": _percent(summary["valid_accuracy"]),

@@ -79,7 +79,7 @@ class Survival:
                 self._lock.close()
                 self._lock.enter_context(alone_in(Path(engine.parts.config.run_dir), comm))
             exchange = engine.parts.exchange
-            shrunk = agree(before, comm, engine.ended, exchange.made(engine.taken), exchange)
+            shrunk = agree(before, comm, engine.ended, exchange.made(engine.taken), exchange, engine.parts.pruning)
             return self._among(engine.parts, comm), shrunk
         except Exception as error:
             if not before.lost(error):

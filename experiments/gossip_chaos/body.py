@@ -31,9 +31,9 @@ from hpc.config import yamls
 from hpc.config.root import Config
 from hpc.config.training import Compute, Gossip
 from hpc.exchange import mass
-from hpc.exchange.base import weights_and_buffers
+from hpc.exchange.contents import weights_and_buffers
 from hpc.exchange.replay import Kind
-from hpc.exchange.wire import cut
+from hpc.exchange.wire import slices_of
 from hpc.mpi import Mpi
 from hpc.seeding import generator
 
@@ -240,7 +240,7 @@ class Life:
     def parts(self) -> Iterator[tuple[torch.Tensor, float]]:
         """Copies of the weights in float64, slice by slice, alike on all ranks, and each slice's share of mass."""
         values = [value.double() for value in weights_and_buffers(self.model)]
-        for part, units in zip(cut(values, self.world["slices"]), self.exchange.masses, strict=True):
+        for part, units in zip(slices_of(values, self.world["slices"]), self.exchange.masses, strict=True):
             yield torch.cat([torch.zeros(0, dtype=torch.float64), *part]), units / (mass.UNITS * self.comm.size)
 
     def weighted(self) -> torch.Tensor:

@@ -12,6 +12,7 @@ from hpc.config.folder import check_folder
 from hpc.config.model import AlexNet, Custom, Lstm, Mlp, least_side, small_form
 from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
+from hpc.config.pruning import BnLasso, Cutting, Norm, Scalp, ShrinkNets
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
 from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, Plateau, Sgd, Step, Sync, workers
@@ -35,6 +36,7 @@ def check(config: Config, local_ranks: int, world_size: int) -> None:
         *_gossip(config, world_size),
         *_losses(config),
         *_master(config, world_size),
+        *_pruning(config),
         *_told(lambda: check_folder(config)),
     ]
     if problems:
@@ -170,6 +172,38 @@ def _master(config: Config, world_size: int) -> Iterator[str]:
             f"exchange.alpha: got {exchange.alpha}, but {world_size} ranks draw the centre at once, and would draw it "
             f"past them all; use 1 / {world_size} or less, or null for 0.9 / {world_size}"
         )
+
+
+def _pruning(config: Config) -> Iterator[str]:
+    """Can the network be cut, and the cuts be judged?"""
+    pruning = config.pruning
+    if not isinstance(pruning, Cutting):
+        return
+    if config.data.validation == 0:
+        yield (
+            f"pruning.name: {pruning.name} watches the validation accuracy, but data.validation is 0; hold some "
+            f"samples out, for example data.validation: 0.1"
+        )
+    if pruning.every_epochs > config.epochs:
+        yield (
+            f"pruning.every_epochs: got {pruning.every_epochs}, but the run has {config.epochs} epoch(s), and nothing "
+            f"would be cut; make it smaller"
+        )
+    proximal = isinstance(pruning, Scalp | Norm | BnLasso) and pruning.proximal
+    if proximal and isinstance(config.optimizer, Alrao | AlraoAdam):
+        yield (
+            f"pruning.proximal: true needs one learning rate, but optimizer.name: {config.optimizer.name} has one for "
+            f"every unit; leave it false"
+        )
+    if isinstance(pruning, Norm) and pruning.mix is not None and pruning.penalty != "sparse_group_lasso":
+        yield f"pruning.mix: it is for penalty: sparse_group_lasso, not for {pruning.penalty}; leave it out"
+    if isinstance(pruning, ShrinkNets):
+        for key, value, rule in (
+            ("threshold", pruning.threshold, "threshold"),
+            ("gamma", pruning.gamma, "sign_variance"),
+        ):
+            if value is not None and pruning.rule != rule:
+                yield f"pruning.{key}: it is for rule: {rule}, not for {pruning.rule}; leave it out"
 
 
 def _images(config: Config, height: int, width: int) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from hpc.config.data import DataConfig, Digits
 from hpc.config.model import Mlp, ModelConfig
+from hpc.config.pruning import NoPruning, PruningConfig
 from hpc.config.training import (
     Checkpoint,
     Compute,
@@ -13,7 +14,6 @@ from hpc.config.training import (
     EarlyStopping,
     ExchangeConfig,
     OptimizerConfig,
-    Pruning,
     RecordConfig,
     ScheduleConfig,
     Sgd,
@@ -46,8 +46,12 @@ class Config:
     """Penalties on weights (none are available in this version)."""
     regularizers: Annotated[tuple[()], Field()] = ()
     """Regularisers on activations (none are available in this version)."""
-    pruning: Pruning = Pruning()
-    """How the network changes its structure."""
+    pruning: PruningConfig = NoPruning()
+    """How the network changes its structure. Units go at the ends of epochs, on all ranks alike. Once neither their
+    number nor the best validation accuracy (of a regression, the loss) has improved for ``patience`` epochs, the run
+    goes on with fine-tuning, without a penalty: after ``patience`` epochs without a better accuracy the learning rate is
+    divided by 10, twice; the third time the run ends, as ``pruned``, if ``epochs`` has not ended it before. Its answer
+    is the network of fine-tuning with the best validation accuracy."""
     exchange: ExchangeConfig = Sync()
     """What ranks tell each other, and when."""
     checkpoint: Checkpoint = Checkpoint()

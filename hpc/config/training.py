@@ -362,13 +362,6 @@ def workers(exchange: ExchangeConfig, ranks: int) -> int:
 
 
 @section
-class Pruning:
-    """No pruning: the network keeps its shape."""
-
-    name: Literal["none"] = "none"
-
-
-@section
 class Checkpoint:
     """When the state of the run is written down, and how much of it is kept."""
 

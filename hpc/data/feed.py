@@ -138,6 +138,10 @@ class Feed:
         size = max(self._config.batch_size, EVALUATION_BATCH)
         return self._batches(part, torch.split(index, size) if share else (), repeat(None))
 
+    def some(self) -> Tensor:
+        """The inputs of a batch of validation samples, the same on every rank."""
+        return next(iter(self.evaluation("valid", whole=True)))[0]
+
     def _select(self, inputs: Tensor, targets: Tensor, index: Tensor) -> Iterator[Batch]:
         """The whole work of a step where inputs are normalised and on the device."""
         for chosen in index:

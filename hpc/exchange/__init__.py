@@ -4,20 +4,20 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hpc.communicator import Communicator
+from hpc.config.pruning import Cutting
 from hpc.config.root import Config
 from hpc.config.training import Downpour, Easgd, Gossip, NoExchange, PerSyn, Sync
 from hpc.exchange import easgd
 from hpc.exchange.agenda import Agenda as Agenda
 from hpc.exchange.agenda import Pause as Pause
 from hpc.exchange.base import Exchange as Exchange
-from hpc.exchange.base import running_averages as running_averages
-from hpc.exchange.base import weights_and_buffers as weights_and_buffers
+from hpc.exchange.contents import running_averages as running_averages
+from hpc.exchange.contents import weights_and_buffers as weights_and_buffers
 from hpc.exchange.downpour import Downpour as DownpourStrategy
 from hpc.exchange.gossip import Gossip as GossipStrategy
 from hpc.exchange.none import NoExchange as NoneStrategy
 from hpc.exchange.persyn import PerSyn as PerSynStrategy
 from hpc.exchange.sync import Sync as SyncStrategy
-from hpc.exchange.wire import cut as cut
 from structlearn.alrao import Alrao
 
 
@@ -33,7 +33,10 @@ def build(config: Config, comm: Communicator, model: nn.Module, optimizer: Optim
         case PerSyn() as persyn:
             return PerSynStrategy(comm, model, optimizer, persyn, agenda, seed=seed)
         case Gossip() as gossip:
-            return GossipStrategy(comm, model, optimizer, gossip, agenda, seed=seed, deadline_s=deadline_s)
+            return GossipStrategy(
+                comm, model, optimizer, gossip, agenda, seed=seed, deadline_s=deadline_s,
+                shrinks=isinstance(config.pruning, Cutting),
+            )  # fmt: skip
         case Easgd() as elastic:
             return easgd.build(comm, model, elastic, agenda, seed=seed, deadline_s=deadline_s)
         case Downpour() as downpour:

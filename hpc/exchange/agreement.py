@@ -62,6 +62,11 @@ class Agreement:
         self._offered = values
         self.report[2] += 1
 
+    def correct(self, values: Offer) -> None:
+        """Give other numbers in place of those last offered, unless their sum is under way or has come."""
+        if self._offered is not None and self._background is None:
+            self._offered = values
+
     def expecting(self) -> bool:
         """Has this rank offered something whose sum has not come?"""
         return self._offered is not None

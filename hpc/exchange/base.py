@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Final
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from hpc.communicator import Communicator, Pending
 from hpc.exchange.agenda import Agenda, Pause
+from hpc.exchange.carry import Carry
+from hpc.exchange.contents import float_buffers, weights_and_buffers
 from hpc.flat import FlatBuffer, copy_all
 
 # Steps between two agreements on whether to stop. The question is asked at one of these steps and answered at
@@ -56,6 +57,8 @@ class Exchange(ABC):
         """How many of the ranks train."""
         self.trains = True
         """Does this rank train? One that does not calls :meth:`attend` in place of steps."""
+        self.structure = 0
+        """The version of the network's structure: how often it has been cut."""
         self.counters = Counters(mass=1.0 / comm.size)
         self.consensus_errors: list[tuple[int, float]] = []
         """(step, estimate of sum_m ||w_m - mean(w)||^2) since the engine last took them; the same on every rank."""
@@ -131,6 +134,20 @@ class Exchange(ABC):
         """Replace values by what the ranks stand for together."""
         self._average(self._flat(values), values, "evaluate the mean of all ranks")
 
+    def restructure(self, carry: Carry) -> None:
+        """The network has been cut, and the optimiser's state with it: cut what is held here in their shape.
+
+        Called by all ranks at a pause, when everything is at rest; no rank waits for another in it.
+
+        Args:
+            carry: does the same to networks that are not the rank's own.
+        """
+        self.structure = carry.version
+
+    def slices(self, values: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+        """A network, as :func:`weights_and_buffers` gives it, in views by the :meth:`shares` that its numbers have."""
+        return [values]
+
     def state_dict(self) -> dict[str, Any]:
         """The state of this rank's part: its counters, and what a strategy adds."""
         return {"counters": dict(vars(self.counters))}
@@ -203,63 +220,3 @@ class Exchange(ABC):
             yield
         finally:
             self.counters.seconds_blocked += time.perf_counter() - start
-
-
-def weights_and_buffers(model: nn.Module) -> list[torch.Tensor]:
-    """What travels: parameters and floating-point buffers (BatchNorm's running statistics)."""
-    return [parameter.detach() for parameter in model.parameters()] + float_buffers(model)
-
-
-def float_buffers(model: nn.Module) -> list[torch.Tensor]:
-    """What each rank measures by itself even where all hold the same weights: BatchNorm's running statistics.
-
-    Buffers that are not in the model's state_dict are no state.
-    """
-    return [
-        buffer
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point() and name not in module._non_persistent_buffers_set  # noqa: SLF001
-    ]
-
-
-def running_averages(optimizer: Optimizer) -> list[torch.Tensor]:
-    """The optimiser's state that has the shape of its parameter: momentum, averages of squares."""
-    return [value for values in averages_by_parameter(optimizer).values() for value in values]
-
-
-def averages_by_parameter(optimizer: Optimizer) -> dict[int, list[torch.Tensor]]:
-    """The same, by the address of the parameter in memory: what all views of it have in common."""
-    return {
-        parameter.data_ptr(): [
-            value
-            for value in optimizer.state.get(parameter, {}).values()
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.is_floating_point()
-            and value.dim() > 0
-        ]
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }  # fmt: skip
-
-
-def prepare(optimizer: Optimizer) -> None:
-    """Have the optimiser make its running averages, as zeros, where it has not stepped yet."""
-    if optimizer.state:
-        return
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    forget(optimizer)  # weight decay and the count of steps
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-
-
-def forget(optimizer: Optimizer) -> None:
-    """Set all of the optimiser's state to zero, its count of steps included: Adam corrects its averages by it."""
-    state = [value for parts in optimizer.state.values() for value in parts.values() if isinstance(value, torch.Tensor)]
-    if state:
-        torch._foreach_zero_(state)

@@ -23,19 +23,21 @@ class Desk:
     Args:
         centre: w_0, flat; changed in place, by one request at a time.
         rule: what a request does.
+        structure: the version of the network, which workers must share.
     """
 
-    def __init__(self, centre: Floats, rule: Rule) -> None:
-        self.centre, self._rule = centre, rule
+    def __init__(self, centre: Floats, rule: Rule, structure: int = 0) -> None:
+        self.centre, self._rule, self._structure = centre, rule, structure
         self.events: list[tuple[int, int]] | None = None
         """Where a list is put here, it gets (worker, its step) of each request, in the order they were answered."""
 
     def answer(self, envelope: Envelope) -> int:
         """Turn the request in an envelope into its answer; the rank to send it to. Raises RunError."""
         letter = envelope.open()
+        letter.check(self._structure)
         numbers = envelope.payload.numpy().view(self.centre.dtype)
         self._rule(self.centre, numbers)
-        envelope.seal(Letter(0, letter.step, 0, now_ns()), len(envelope.bytes))
+        envelope.seal(Letter(0, letter.step, 0, now_ns(), structure=self._structure), len(envelope.bytes))
         if self.events is not None:
             self.events.append((letter.sender, letter.step))
         return letter.sender

@@ -8,7 +8,9 @@ from torch import nn
 from hpc.communicator import Communicator
 from hpc.config.training import Downpour as DownpourConfig
 from hpc.exchange.agenda import Agenda
+from hpc.exchange.carry import Carry
 from hpc.exchange.desk import Floats
+from hpc.exchange.form import flat_of
 from hpc.exchange.master import WithMaster, split
 from hpc.flat import copy_all
 
@@ -52,6 +54,13 @@ class Downpour(WithMaster):
             self._bottom = torch.empty(self._numbers, dtype=self._dtype, device=self._weights[0].device)
             copy_all(split(self._bottom, self._weights), self._weights)
         super().resume(epoch, step)
+
+    def restructure(self, carry: Carry) -> None:
+        """The base, too, is cut like the weights: what has been accumulated and not sent stays so."""
+        before = self._weights_form
+        super().restructure(carry)
+        if self._bottom is not None:
+            self._bottom = flat_of(carry(before.named(self._bottom)), self._weights_form, self._bottom)
 
     def _answer(self, centre: Floats, message: Floats) -> None:
         weights, statistics = self._parts(centre)

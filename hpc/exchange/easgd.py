@@ -8,8 +8,10 @@ from torch import nn
 from hpc.communicator import Communicator
 from hpc.config.training import Easgd as EasgdConfig
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import weights_and_buffers
+from hpc.exchange.carry import Carry
+from hpc.exchange.contents import weights_and_buffers
 from hpc.exchange.desk import Floats
+from hpc.exchange.form import keyed
 from hpc.exchange.instep import InStep
 from hpc.exchange.master import WithMaster
 from hpc.flat import FlatBuffer, copy_all
@@ -48,8 +50,7 @@ class SyncEasgd(InStep):
         super().resume(epoch, step)
         if self.comm.size == 1 or self._buffer is not None:
             return
-        self._buffer = self._flat(self._values)
-        self._pulls = [torch.empty_like(value) for value in self._values]
+        self._make_room()
         if not self._centre:
             self._centre = [value.clone() for value in self._values]
             start = FlatBuffer(self._centre)  # through the host: only sums and means are of device memory
@@ -57,6 +58,21 @@ class SyncEasgd(InStep):
             with self._blocked():
                 self.comm.broadcast_(flat, "agree on the centre")
             start.unpack(self._centre)
+
+    def _make_room(self) -> None:
+        self._buffer = self._flat(self._values)
+        self._pulls = [torch.empty_like(value) for value in self._values]
+
+    def restructure(self, carry: Carry) -> None:
+        """The centre is cut like the weights."""
+        super().restructure(carry)
+        keys = list(keyed(self.model))
+        if self._centre:
+            carried = carry(dict(zip(keys, self._centre, strict=True)))
+            self._centre = [carried[key] for key in keys]
+        self._values = weights_and_buffers(self.model)
+        if self._buffer is not None:
+            self._make_room()
 
     def meet(self, step: int) -> None:
         """Every ``tau`` steps."""

@@ -12,11 +12,13 @@ from hpc.config.training import Gossip as GossipConfig
 from hpc.errors import ConfigError
 from hpc.exchange import mass, peers
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import averages_by_parameter, forget, prepare, weights_and_buffers
+from hpc.exchange.carry import Carry
+from hpc.exchange.contents import averages_by_parameter, forget, prepare, weights_and_buffers
+from hpc.exchange.form import Form, in_slices, keyed
 from hpc.exchange.pace import OwnPace
 from hpc.exchange.post import Post
 from hpc.exchange.replay import Kind
-from hpc.exchange.wire import Letter, Message, cut, now_ns
+from hpc.exchange.wire import Letter, Message, borders, now_ns, slices_of
 from hpc.flat import FlatBuffer
 
 INBOXES = 2
@@ -31,6 +33,10 @@ class Gossip(OwnPace):
     all messages add up to the same whole at all times; without gradients, so does the weighted sum of the weights.
     With ``slices``, each slice of the weights has masses of its own.
 
+    A network that is cut goes on with its masses: each number that stays has the slice that it had. A message says how
+    often its sender's network had been cut. One of before a cut that comes after it is carried over the cut and mixed;
+    one of after it that comes before waits for the receiver's own cut. Neither is ever lost, nor is its mass.
+
     Args:
         comm: the ranks.
         model: this rank's network.
@@ -39,6 +45,7 @@ class Gossip(OwnPace):
         agenda: when the ranks pause.
         seed: the master seed.
         deadline_s: longest wait for another rank.
+        shrinks: will the network be cut? Then slices end where tensors end.
     """
 
     replicated: ClassVar[bool] = False
@@ -53,8 +60,17 @@ class Gossip(OwnPace):
         *,
         seed: int,
         deadline_s: float,
+        shrinks: bool = False,
     ) -> None:
         super().__init__(comm, model, agenda, comm.size, seed=seed, consensus_every=config.consensus_every)
+        self._ends = borders(weights_and_buffers(model), config.slices) if shrinks else config.slices
+        self._at_rest = True
+        self._older: dict[int, tuple[list[Form], Carry]] = {}
+        """By the structure that they are of: how to read messages of before a cut, and to carry them over it."""
+        self._forms: list[Form] = []
+        self._inboxes: list[Message] = []
+        self._early: list[Message] = []
+        """Messages of after a cut that this rank has not made yet."""
         self._optimizer, self._config, self._deadline_s = optimizer, config, deadline_s
         self.masses = [mass.UNITS] * config.slices
         self._draws = peers.Draws(seed, comm.rank)
@@ -68,6 +84,17 @@ class Gossip(OwnPace):
         """Where a list is put here, it gets when each message was sent, was here, and was mixed (``time.time_ns``)."""
 
     # --- one step --------------------------------------------------------------------------------------
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Go on from a place that all know. Collective."""
+        super().resume(epoch, step)
+        self._at_rest = False
+
+    def quiesce(self) -> None:
+        """Every message arrives and is mixed. Collective."""
+        super().quiesce()
+        self._at_rest = True
+        self._older.clear()
 
     def after_step(self, step: int) -> None:
         """Mix what has arrived; perhaps push."""
@@ -94,7 +121,7 @@ class Gossip(OwnPace):
             self.counters.skipped += 1
             return
         self.masses[part], given = mass.halve(self.masses[part])
-        post.outbox.pack(Letter(given, step, part, now_ns(), self.comm.rank))
+        post.outbox.pack(Letter(given, step, part, now_ns(), self.comm.rank, self.structure))
         size = post.outbox.size(part)
         post.push(to, size)
         self.counters.sent += 1
@@ -108,8 +135,15 @@ class Gossip(OwnPace):
         while post.arrived:
             message = post.arrived.popleft()
             letter = message.open()
+            if letter.structure > self.structure:
+                self._early.append(message)
+                continue
             part = letter.slice
-            message.mix(part, mass.share(self.masses[part], letter.mass))
+            share = mass.share(self.masses[part], letter.mass)
+            if letter.structure == self.structure:
+                message.mix(part, share)
+            else:
+                self._mix_older(message, letter, share)
             self._note(Kind.RECEIVE, letter.sender, self.masses[part], letter.mass)
             self.masses[part] += letter.mass
             if self._config.momentum == "reset":
@@ -120,6 +154,19 @@ class Gossip(OwnPace):
             self.counters.received += 1
             self._weigh()
 
+    @torch.no_grad()
+    def _mix_older(self, message: Message, letter: Letter, share: float) -> None:
+        """Carry a message over all cuts since it was sent, and move the weights towards it."""
+        if letter.structure not in self._older:
+            letter.check(self.structure)
+        forms, _ = self._older[letter.structure]
+        came = forms[letter.slice].named(message.numbers())
+        for structure in range(letter.structure, self.structure):
+            came = self._older[structure][1](came)
+        tensors = keyed(self.model, self._mixed)
+        for key, value in came.items():
+            tensors[key].lerp_(value.to(tensors[key].dtype), share)
+
     def _weigh(self) -> None:
         self.counters.mass = sum(self.masses) / (mass.UNITS * len(self.masses) * self.comm.size)
 
@@ -129,23 +176,60 @@ class Gossip(OwnPace):
 
     # --- messages ---------------------------------------------------------------------------------------
 
+    @property
+    def _mixed(self) -> Optimizer | None:
+        """The optimiser, if its running averages travel."""
+        return self._optimizer if self._config.momentum == "mix" else None
+
+    def _views(self) -> list[list[torch.Tensor]]:
+        """What travels, in slices."""
+        averages = averages_by_parameter(self._optimizer) if self._mixed is not None else {}
+        return slices_of(weights_and_buffers(self.model), self._ends, averages)
+
     def _open(self) -> Post:
-        averages: dict[int, list[torch.Tensor]] = {}
-        if self._config.momentum == "mix":
+        if self._mixed is not None:
             prepare(self._optimizer)
-            averages = averages_by_parameter(self._optimizer)
-        slices = cut(weights_and_buffers(self.model), self._config.slices, averages)
-        outbox, *inboxes = [Message(slices, self._config.payload, 0) for _ in range(1 + INBOXES)]
+        self._forms = self._read_off()
+        slices = self._views()
+        outbox, *self._inboxes = [Message(slices, self._config.payload) for _ in range(1 + INBOXES)]
         threaded = self._config.progress == "thread"
         assert self._channel is not None
-        return Post(self._channel, outbox, inboxes, self.comm.size, self._deadline_s, self._decide, threaded=threaded)
+        return Post(
+            self._channel, outbox, self._inboxes, self.comm.size, self._deadline_s, self._decide, threaded=threaded
+        )
+
+    def _read_off(self) -> list[Form]:
+        """How to read a message of each slice of the network as it is, where it will be cut."""
+        if isinstance(self._ends, int):
+            return []
+        tensors = keyed(self.model, self._mixed)
+        return [Form({key: tensors[key] for key in keys}) for keys in in_slices(list(tensors), self._ends)]
+
+    def restructure(self, carry: Carry) -> None:
+        """Read and write messages of the network as it is now; know how to read those of before that are under way."""
+        if not self._at_rest:
+            self._older[self.structure] = self._forms, carry
+        super().restructure(carry)
+        post = self._traffic
+        if post is None:
+            return
+        self._forms, slices = self._read_off(), self._views()
+        post.outbox = Message(slices, self._config.payload)  # the old one may be on its way
+        for message in self._inboxes:
+            message.fit(slices)
+        post.arrived.extendleft(reversed(self._early))
+        self._early.clear()
 
     # --- what the ranks stand for ----------------------------------------------------------------------
+
+    def slices(self, values: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+        """Those that are sent in turn: each has masses of its own."""
+        return slices_of(values, self._ends)
 
     def _agree(self, values: list[torch.Tensor]) -> None:
         """The mean of all ranks' weights, each by its mass."""
         whole = mass.UNITS * self.comm.size
-        for part, own in zip(cut(values, self._config.slices), self.masses, strict=True):
+        for part, own in zip(self.slices(values), self.masses, strict=True):
             if part:
                 torch._foreach_mul_(part, own / whole)
         buffer = FlatBuffer(values)
@@ -171,11 +255,12 @@ class Gossip(OwnPace):
         masses = [mass.renormalise(units, whole)[rank] for units in held]
         before = mass.UNITS * ranks * len(held)
         counters = {**states[rank]["counters"], "mass": sum(masses) / (whole * len(held))}
-        return {"counters": counters, "masses": masses, "matrix": 0}, (before - sum(map(sum, held))) / before
+        state = {"counters": counters, "masses": masses, "matrix": 0, "ends": states[rank]["ends"]}
+        return state, (before - sum(map(sum, held))) / before
 
     def state_dict(self) -> dict[str, Any]:
         """Masses, beside the counters. Nothing is under way: the engine brings all messages to rest first."""
-        return {**super().state_dict(), "masses": list(self.masses), "matrix": self._matrix}
+        return {**super().state_dict(), "masses": list(self.masses), "matrix": self._matrix, "ends": self._ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
@@ -186,3 +271,4 @@ class Gossip(OwnPace):
                 f"restore them, or start in a new run_dir"
             )
         self.masses = [int(units) for units in state["masses"]]
+        self._ends = state["ends"]

@@ -9,6 +9,7 @@ from torch import nn
 from hpc.communicator import Communicator, Mean
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import Exchange
+from hpc.exchange.carry import Carry
 from hpc.exchange.sketch import Sums
 from hpc.exchange.survey import Survey
 
@@ -47,6 +48,12 @@ class InStep(Exchange):
         if self._survey is not None:
             self._measure(self._survey, step)
         self.meet(step)
+
+    def restructure(self, carry: Carry) -> None:
+        """Measure the network as it is now."""
+        super().restructure(carry)
+        if self._survey is not None:
+            self._survey.restructure()  # at rest, nothing has to be corrected
 
     @abstractmethod
     def meet(self, step: int) -> None:

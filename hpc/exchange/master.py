@@ -9,11 +9,13 @@ from torch import nn
 from hpc.communicator import Communicator
 from hpc.config.training import Downpour, Easgd, workers
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import float_buffers
+from hpc.exchange.carry import Carry
+from hpc.exchange.contents import float_buffers
 from hpc.exchange.desk import Desk, Floats
+from hpc.exchange.form import OWN, Form, flat_of, keyed
 from hpc.exchange.pace import OwnPace
 from hpc.exchange.star import MASTER, Star
-from hpc.exchange.wire import Envelope, Letter, Message, cut, now_ns
+from hpc.exchange.wire import Envelope, Letter, Message, now_ns, slices_of
 from hpc.flat import FlatBuffer, copy_all, precision
 
 SLOTS: Final = 4
@@ -64,16 +66,21 @@ class WithMaster(OwnPace):
         self._step = 0
         self._traffic: Star | None = None
         self._channel = comm.channel() if comm.size > 1 else None
-        self._weights = cut([parameter.detach() for parameter in model.parameters()], 1)[0]
-        self._statistics = cut(float_buffers(model), 1)[0]
-        views = self._weights + self._statistics
-        self._dtype = precision(views)
+        self._look()
+        self._dtype = precision(self._weights + self._statistics)
         self._payload: Literal["float32", "float64"] = "float64" if self._dtype == torch.float64 else "float32"
-        self._numbers = sum(view.numel() for view in self._weights)
         self._centre: torch.Tensor | None = None
         """On rank 0: w_0, flat, in host memory."""
         self.events: list[tuple[str, int]] | None = None
         """Where a list is put here, it gets (ask or take, step) of each exchange: the step that it came after."""
+
+    def _look(self) -> None:
+        """See the network as it is."""
+        self._weights = slices_of([parameter.detach() for parameter in self.model.parameters()], 1)[0]
+        self._statistics = slices_of(float_buffers(self.model), 1)[0]
+        self._numbers = sum(view.numel() for view in self._weights)
+        self._form = Form(keyed(self.model))
+        self._weights_form = Form({(name, OWN): weight for name, weight in self.model.named_parameters()})
 
     # --- what a strategy says --------------------------------------------------------------------------
 
@@ -124,7 +131,7 @@ class WithMaster(OwnPace):
         if not star.free():
             self.counters.skipped += 1
             return
-        star.box.pack(Letter(0, step, 0, now_ns(), self.comm.rank), self._base())
+        star.box.pack(Letter(0, step, 0, now_ns(), self.comm.rank, self.structure), self._base())
         star.ask()
         self.counters.sent += 1
         self._note("ask", step)
@@ -134,7 +141,7 @@ class WithMaster(OwnPace):
         assert star is not None
         if star.box is None or not star.answered():
             return
-        star.box.open()
+        star.box.open().check(self.structure)
         came = star.box.take(0)
         with torch.no_grad():
             self._take(came[: len(self._weights)], came[len(self._weights) :])
@@ -155,17 +162,30 @@ class WithMaster(OwnPace):
             self.counters.bytes_sent += self._traffic.bytes_sent
             self._traffic.bytes_sent = 0
 
+    def restructure(self, carry: Carry) -> None:
+        """The centre is cut like the weights. Everything is at rest: talk begins anew, with shorter messages."""
+        if self._traffic is not None:
+            self._traffic.close()
+            self._traffic = None
+        if self._survey is not None:
+            self._survey.forget()
+        super().restructure(carry)
+        before = self._form
+        self._look()
+        if self._centre is not None:
+            self._centre = flat_of(carry(before.named(self._centre)), self._form, self._centre)
+
     def _open(self) -> Star:
         views = self._weights + self._statistics
-        box = Message([views], self._payload, 0) if self.trains else None
+        box = Message([views], self._payload) if self.trains else None
         desk, slots = None, list[Envelope]()
         if self.comm.rank == MASTER:
             if self._centre is None:
                 self._centre = torch.empty(sum(view.numel() for view in views), dtype=self._dtype)
                 copy_all(split(self._centre, views), views)
-            desk = Desk(self._centre.numpy(), self._answer)
+            desk = Desk(self._centre.numpy(), self._answer, self.structure)
             remote = self.comm.size - 1
-            slots = [Envelope(self._centre.nbytes, 0) for _ in range(min(SLOTS, remote))]
+            slots = [Envelope(self._centre.nbytes) for _ in range(min(SLOTS, remote))]
         assert self._channel is not None
         return Star(
             self._channel,
@@ -192,7 +212,7 @@ class WithMaster(OwnPace):
     def put_centre(self, state: dict[str, Any], values: list[torch.Tensor]) -> None:
         """The centre; one rank alone has none. What workers have not sent yet is not in it."""
         if state["centre"] is not None:
-            views = cut(values, 1)[0]
+            views = slices_of(values, 1)[0]
             copy_all(views, split(state["centre"], views))
 
     def state_dict(self) -> dict[str, Any]:

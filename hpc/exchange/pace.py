@@ -9,6 +9,7 @@ from hpc.communicator import Communicator
 from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.agreement import Agreement, Report
 from hpc.exchange.base import Exchange
+from hpc.exchange.carry import Carry
 from hpc.exchange.survey import Survey
 from hpc.exchange.traffic import Traffic
 
@@ -110,6 +111,13 @@ class OwnPace(Exchange):
                 self._traffic.settle(self._mix)
             self._hear(self._traffic)  # so that all ranks have heard of the same sums
             self._count(int(self._traffic.agreement.report[0]))
+
+    def restructure(self, carry: Carry) -> None:
+        """Measure the network as it is now, also where some ranks have looked at it before the pause and others not."""
+        super().restructure(carry)
+        if self._survey is not None and (other := self._survey.restructure()) is not None:
+            assert self._traffic is not None
+            self._traffic.agreement.correct(other)
 
     def _measure(self, step: int) -> None:
         """Take part in measuring how far apart the workers are, when that is due: after a step, or while attending."""

@@ -9,7 +9,8 @@ from hpc.communicator import Communicator
 from hpc.config.training import PerSyn as PerSynConfig
 from hpc.errors import RunError
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import forget, running_averages, weights_and_buffers
+from hpc.exchange.carry import Carry
+from hpc.exchange.contents import forget, running_averages, weights_and_buffers
 from hpc.exchange.instep import InStep
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class PerSyn(InStep):
         super().__init__(comm, model, agenda, seed=seed, consensus_every=config.consensus_every)
         self._optimizer, self._tau, self._momentum = optimizer, config.tau, config.momentum
         self._buffer: FlatBuffer | None = None
+
+    def restructure(self, carry: Carry) -> None:
+        """Average other numbers."""
+        super().restructure(carry)
+        self._buffer = None
 
     def meet(self, step: int) -> None:
         """Every ``tau`` steps, take the mean."""

@@ -22,7 +22,7 @@ class Post(Traffic):
 
     Args:
         channel: the ranks.
-        outbox: the message that is sent from.
+        outbox: the message that is sent from; another may take its place at any time.
         inboxes: the messages that are received into.
         size: number of ranks.
         deadline_s: longest wait for another rank.
@@ -48,7 +48,7 @@ class Post(Traffic):
         self._read: deque[Message] = deque()
         self._posted: list[tuple[Arrival, Message]] = []
         self._sending: Flight | None = None
-        self._to: tuple[int, int] | None = None
+        self._to: tuple[int, int, Message] | None = None
         self._since_send = 0.0
         self._sent = np.zeros(size, np.int64)
         self._received = 0
@@ -61,7 +61,7 @@ class Post(Traffic):
 
     def push(self, to: int, size: int) -> None:
         """Send the first ``size`` bytes of the outbox to a rank, as soon as they are there."""
-        self._to = (to, size)
+        self._to = (to, size, self.outbox)
         self._sent[to] += 1
         self._ring()
 
@@ -118,10 +118,10 @@ class Post(Traffic):
         if self._to is None:
             return IDLE
         if self._sending is None:
-            if not self.outbox.ready():
+            to, size, message = self._to
+            if not message.ready():
                 return EXPECTING
-            to, size = self._to
-            self._sending, self._since_send = self._channel.send(self.outbox.bytes[:size], to), time.monotonic()
+            self._sending, self._since_send = self._channel.send(message.bytes[:size], to), time.monotonic()
         if self._sending.done():
             self._sending = self._to = None
             return IDLE

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hpc.exchange.sketch import Sketch, Sums, estimate, nothing
-from hpc.exchange.wire import cut
+from hpc.exchange.wire import slices_of
 from hpc.seeding import seed_for
 
 
@@ -23,19 +23,41 @@ class Survey:
     """
 
     def __init__(self, model: nn.Module | None, seed: int, every: int, workers: int) -> None:
-        self.every, self._workers = every, workers
-        self._sketch: Sketch | None = None
-        if model is not None:
-            weights: list[torch.Tensor] = [parameter.detach() for parameter in model.parameters()]
-            self._sketch = Sketch(cut(weights, 1)[0], seed_for(seed, "exchange"))
+        self.every, self._workers, self._model, self._seed = every, workers, model, seed
+        self._sketch = self._new_sketch()
         self._next = every
-        self._taken_at: int | None = None
-        self._given = False
+        self._at = 0
+        self._taken = self._given = False
 
     @classmethod
     def planned(cls, model: nn.Module | None, seed: int, every: int | None, workers: int) -> Self | None:
         """A survey, unless nobody asks for one (``every`` is None) or there is nobody to be apart from."""
         return None if every is None or workers == 1 else cls(model, seed, every, workers)
+
+    def _new_sketch(self) -> Sketch | None:
+        if self._model is None:
+            return None
+        weights: list[torch.Tensor] = [parameter.detach() for parameter in self._model.parameters()]
+        return Sketch(slices_of(weights, 1)[0], seed_for(self._seed, "exchange"))
+
+    def restructure(self) -> Sums | None:
+        """The network has been cut: what was sketched and not yet summed is sketched anew, as it is now.
+
+        Returns:
+            What to offer in place of what :meth:`give` gave, if its sum has not come.
+        """
+        self._sketch = self._new_sketch()
+        if self._sketch is not None and (self._taken or self._given):
+            self._sketch.take()
+            self._sketch.ready(wait=True)
+        return self._summand() if self._given else None
+
+    def _summand(self) -> Sums:
+        return nothing() if self._sketch is None else self._sketch.to_sum(self._at)
+
+    def forget(self) -> None:
+        """Leave out what was sketched and not yet summed. On all ranks alike, at rest."""
+        self._taken = self._given = False
 
     def resume(self, made: int) -> None:
         """Go on where the run has made so many steps."""
@@ -43,7 +65,7 @@ class Survey:
 
     def rests(self, made: int) -> bool:
         """Is nothing under way, and nothing due at this step of the run?"""
-        return made < self._next and self._taken_at is None and not self._given
+        return made < self._next and not self._taken and not self._given
 
     def due(self, step: int, made: int) -> None:
         """Take a sketch, if one is due.
@@ -52,10 +74,10 @@ class Survey:
             step: the steps that this rank has made.
             made: the step that the run is at.
         """
-        if self._taken_at is None and not self._given and made >= self._next:
+        if not self._taken and not self._given and made >= self._next:
             if self._sketch is not None:
                 self._sketch.take()
-            self._taken_at, self._next = step, (made // self.every + 1) * self.every
+            self._at, self._taken, self._next = step, True, (made // self.every + 1) * self.every
 
     def give(self, *, wait: bool = False) -> Sums | None:
         """What this rank adds to the sum, once, when there is something.
@@ -63,11 +85,10 @@ class Survey:
         Args:
             wait: for a sketch that has been taken but is still on its way from a CUDA device.
         """
-        if self._taken_at is None or not (self._sketch is None or self._sketch.ready(wait=wait)):
+        if not self._taken or not (self._sketch is None or self._sketch.ready(wait=wait)):
             return None
-        sums = nothing() if self._sketch is None else self._sketch.to_sum(self._taken_at)
-        self._taken_at, self._given = None, True
-        return sums
+        self._taken, self._given = False, True
+        return self._summand()
 
     def heard(self, sums: Sums) -> tuple[int, float]:
         """(step, consensus error), now that the sums over all ranks are there."""

@@ -13,6 +13,7 @@ from hpc.config.training import Sync as SyncConfig
 from hpc.exchange.agenda import Agenda
 from hpc.exchange.base import Exchange
 from hpc.exchange.buckets import Buckets
+from hpc.exchange.carry import Carry
 
 _MIB: Final = 2**20
 
@@ -46,15 +47,24 @@ class Sync(Exchange):
         beside: Sequence[torch.Tensor] = (),
     ) -> None:
         super().__init__(comm, model, agenda)
-        self._beside = beside
+        self._config, self._beside = config, beside
         self._buckets: Buckets | None = None
         self._hooks: list[Any] = []
-        if comm.size == 1:
-            return
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._buckets = Buckets(comm, parameters, int(config.bucket_mb * _MIB), getattr(torch, config.payload))
+        if comm.size > 1:
+            self._hook()
+
+    def _hook(self) -> None:
+        """Have each parameter tell when its gradient is there."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        limit, payload = int(self._config.bucket_mb * _MIB), getattr(torch, self._config.payload)
+        self._buckets = Buckets(self.comm, parameters, limit, payload)
         for place, parameter in enumerate(parameters):
             self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(_tell, self._buckets, place)))
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def after_backward(self) -> None:
         """Wait for the means. A parameter that took no part on this rank contributes zero."""
@@ -78,9 +88,14 @@ class Sync(Exchange):
     def close(self) -> None:
         """Leave the network without hooks."""
         super().close()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._unhook()
+
+    def restructure(self, carry: Carry) -> None:
+        """Average gradients of other shapes."""
+        super().restructure(carry)
+        if self.comm.size > 1:
+            self._unhook()
+            self._hook()
 
 
 def _tell(buckets: Buckets, place: int, _parameter: torch.Tensor) -> None:

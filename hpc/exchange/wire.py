@@ -9,9 +9,10 @@ finds a message that was overwritten while it was read, and ranks that hold othe
 import math
 import time
 import zlib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -43,6 +44,13 @@ class Letter:
     """When it was packed, on the sender's clock (time.time_ns)."""
     sender: int = 0
     """Its rank."""
+    structure: int = 0
+    """The version of the network that the weights are of: how often it had been cut."""
+
+    def check(self, structure: int) -> None:
+        """Raises RunError where the weights are of another version of the network than this."""
+        if self.structure != structure:
+            raise RunError(f"a message is of structure {self.structure}, but this rank holds {structure}")
 
 
 class Envelope:
@@ -50,21 +58,24 @@ class Envelope:
 
     Args:
         room: bytes of the longest payload.
-        structure: the version of the network's structure, which sender and receiver must share.
         pinned: let a CUDA device read and write it by itself.
     """
 
-    def __init__(self, room: int, structure: int, *, pinned: bool = False) -> None:
+    def __init__(self, room: int, *, pinned: bool = False) -> None:
         whole = torch.empty(_HEADER + room, dtype=torch.uint8, pin_memory=pinned)
         whole.zero_()  # so that its memory is there from the start, not from some later message on
         self.payload = whole[_HEADER:]
         self.bytes = whole.numpy()
         self._header = self.bytes[:_HEADER].view(np.int64)
-        self._structure = structure
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message that has arrived, by its header; the header is among them."""
+        return int(self._header[_FIELDS - 3])
 
     def seal(self, letter: Letter, size: int) -> None:
         """Write the header of a message of so many bytes; the header is among them."""
-        fields = (_MARK, letter.mass, letter.step, self._structure, letter.slice, letter.sender, letter.sent_ns, size)
+        fields = (_MARK, letter.mass, letter.step, letter.structure, letter.slice, letter.sender, letter.sent_ns, size)
         self._header[:] = 0
         self._header[: len(fields)] = fields
         self._header[_FIELDS - 2] = self._sample(size)
@@ -77,14 +88,11 @@ class Envelope:
         )
         if mark != _MARK or check != zlib.crc32(self._header[: _FIELDS - 1].tobytes()):
             raise RunError("a message arrived with a damaged header; the network between the ranks is faulty")
-        if structure != self._structure or size > len(self.bytes):
-            raise RunError(
-                f"a message of {size} bytes is of structure {structure}, but this rank holds {self._structure}, of "
-                f"{len(self.bytes)} bytes"
-            )
+        if not _HEADER <= size <= len(self.bytes):
+            raise RunError(f"a message of {size} bytes arrived where at most {len(self.bytes)} were expected")
         if sample != self._sample(size):
             raise RunError("a message arrived with a damaged payload; the network between the ranks is faulty")
-        return Letter(mass, step, part, sent, sender)
+        return Letter(mass, step, part, sent, sender, structure)
 
     def _sample(self, size: int) -> int:
         words = self.bytes[_HEADER:size]
@@ -96,22 +104,27 @@ def message_size(payload: int) -> int:
     return _HEADER + payload
 
 
-def cut(
-    values: Sequence[torch.Tensor], slices: int, beside: Mapping[int, Sequence[torch.Tensor]] = MappingProxyType({})
+def slices_of(
+    values: Sequence[torch.Tensor],
+    slices: int | Sequence[int],
+    beside: Mapping[int, Sequence[torch.Tensor]] = MappingProxyType({}),
 ) -> list[list[torch.Tensor]]:
-    """The numbers of many tensors in so many slices of nearly one size: each a list of flat views into them.
+    """The numbers of many tensors in slices: each a list of flat views into them.
 
     Views: what is written into them is written into the tensors. A tensor is seen in the order of its memory, so
     that one with channels last stays whole; all ranks lay theirs out alike.
 
     Args:
         values: the tensors.
-        slices: how many.
-        beside: by the address of a tensor, others of its shape that are cut as it is: they end the slices.
+        slices: so many, of nearly one size; or for each the number of tensors before its end (see :func:`borders`).
+        beside: by the address of a tensor, others of its shape that are sliced as it is: they end the slices.
     """
     seen = [value for value in values if value.numel()]
-    total = sum(value.numel() for value in seen)
-    edges = [total * place // slices for place in range(slices + 1)]
+    if isinstance(slices, int):
+        total = sum(value.numel() for value in seen)
+        edges = [total * place // slices for place in range(slices + 1)]
+    else:
+        edges = [0, *(sum(value.numel() for value in values[:border]) for border in slices)]
     parts: list[list[torch.Tensor]] = []
     for first, last in pairwise(edges):
         part, more, at = list[torch.Tensor](), list[torch.Tensor](), 0
@@ -125,6 +138,17 @@ def cut(
     return parts
 
 
+def borders(values: Sequence[torch.Tensor], slices: int) -> list[int]:
+    """Where so many slices end that divide no tensor, as numbers of tensors; as near to one size as that allows.
+
+    A network that shrinks is sliced so: wherever its units go, each of its numbers stays in the slice that it was in,
+    and its mass stays what it was.
+    """
+    ends = list(accumulate(value.numel() for value in values))
+    middles = [end - value.numel() / 2 for end, value in zip(ends, values, strict=True)]
+    return [bisect_left(middles, ends[-1] * (part + 1) / slices) for part in range(slices)]
+
+
 def _flat(value: torch.Tensor) -> torch.Tensor:
     return torch.as_strided(value, (value.numel(),), (1,))
 
@@ -135,36 +159,41 @@ class Message:
     On a CUDA device the weights are gathered on the device and cross to pinned memory on a stream of their own.
 
     Args:
-        slices: the views of every slice (see :func:`cut`), on one device.
+        slices: the views of every slice (see :func:`slices_of`), on one device.
         payload: what the numbers travel as.
-        structure: the version of the network's structure, which sender and receiver must share.
     """
 
-    def __init__(self, slices: Sequence[Sequence[torch.Tensor]], payload: Payload, structure: int) -> None:
-        self._slices = slices
+    def __init__(self, slices: Sequence[Sequence[torch.Tensor]], payload: Payload) -> None:
         self._device = next(view.device for part in slices for view in part)  # a slice may be empty
         cuda = self._device.type == "cuda"
-        self._numbers = [sum(view.numel() for view in part) for part in slices]
-        most = max(self._numbers)
-        self._quantised = payload == "int8"
-        dtype = getattr(torch, payload)
-        blocks = math.ceil(most / _BLOCK)
-        size = blocks * (4 + _BLOCK) if self._quantised else most * dtype.itemsize
-        self.envelope = Envelope(size, structure, pinned=cuda)
+        self._quantised, self._dtype = payload == "int8", getattr(torch, payload)
+        most = max(sum(view.numel() for view in part) for part in slices)
+        size = math.ceil(most / _BLOCK) * (4 + _BLOCK) if self._quantised else most * self._dtype.itemsize
+        self.envelope = Envelope(size, pinned=cuda)
         self._host = self.envelope.payload
         self._staging = torch.empty_like(self._host, device=self._device) if cuda else self._host
-        if self._quantised:  # gathered and scattered as float32, in a buffer beside the message
-            self._plain = torch.zeros(blocks * _BLOCK, device=self._device)
-            self._scales = self._staging[: 4 * blocks].view(torch.float32)
-            self._small = self._staging[4 * blocks :].view(torch.int8).view(blocks, _BLOCK)
-        else:
-            self._plain = self._staging.view(dtype)
-        self._views = [_split(self._plain, part) for part in slices]
         self._stream = torch.cuda.Stream(self._device) if cuda else None
         self._event = torch.cuda.Event() if cuda else None
         self._letter: Letter | None = None
         self.arrived_ns = 0
         """When all of it was here, by this rank's clock, if it is a message that arrived."""
+        self.fit(slices)
+
+    def fit(self, slices: Sequence[Sequence[torch.Tensor]]) -> None:
+        """From now on hold messages of these slices, none of which is longer than the longest so far.
+
+        What has arrived before, of others, stays there for :meth:`numbers`.
+        """
+        self._slices = slices
+        self._numbers = [sum(view.numel() for view in part) for part in slices]
+        most = max(self._numbers)
+        if self._quantised:  # gathered and scattered as float32, in a buffer beside the message
+            blocks = math.ceil(most / _BLOCK)
+            self._plain = torch.zeros(blocks * _BLOCK, device=self._device)
+            self._scales, self._small = self._blocks(blocks)
+        else:
+            self._plain = self._staging[: most * self._dtype.itemsize].view(self._dtype)
+        self._views = [_split(self._plain, part) for part in slices]
 
     @property
     def bytes(self) -> Bytes:
@@ -173,8 +202,8 @@ class Message:
 
     def size(self, part: int) -> int:
         """Bytes of the message that carries a slice."""
-        if self._quantised:
-            return len(self.bytes)  # scales and numbers lie apart: one length for all slices
+        if self._quantised:  # scales and numbers lie apart: one length for all slices
+            return message_size(self._scales.nbytes + self._small.numel())
         return message_size(self._numbers[part] * self._plain.element_size())
 
     def pack(self, letter: Letter, base: torch.Tensor | None = None) -> None:
@@ -215,11 +244,19 @@ class Message:
 
         They are valid until the next message is packed, or arrives.
         """
-        if self._stream is not None:
-            self._staging.copy_(self._host, non_blocking=True)  # on the stream of the steps
+        self._bring()
         if self._quantised:
-            self._restore()
+            torch.mul(self._small, self._scales[:, None], out=self._plain.view(-1, _BLOCK))
         return self._views[part]
+
+    def numbers(self) -> torch.Tensor:
+        """All numbers that came, flat, whatever slices they are of; there may be more of them at the end."""
+        self._bring()
+        length = self.envelope.size - _HEADER
+        if not self._quantised:
+            return self._staging[:length].view(self._dtype)
+        scales, small = self._blocks(length // (4 + _BLOCK))
+        return (small * scales[:, None]).flatten()
 
     def mix(self, part: int, share: float) -> None:
         """Move the weights towards the message's: ``w <- (1 - share) w + share w_s``."""
@@ -248,8 +285,15 @@ class Message:
         self._scales.copy_(scales)
         self._small.copy_((blocks / scales[:, None]).round_())
 
-    def _restore(self) -> None:
-        torch.mul(self._small, self._scales[:, None], out=self._plain.view(-1, _BLOCK))
+    def _bring(self) -> None:
+        """Bring what came to the device of the weights."""
+        if self._stream is not None:
+            self._staging.copy_(self._host, non_blocking=True)  # on the stream of the steps
+
+    def _blocks(self, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(scales [blocks], numbers [blocks, _BLOCK]) in a message of so many blocks."""
+        small = self._staging[4 * blocks : (4 + _BLOCK) * blocks]
+        return self._staging[: 4 * blocks].view(torch.float32), small.view(torch.int8).view(blocks, _BLOCK)
 
 
 def now_ns() -> int:

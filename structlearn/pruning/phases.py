@@ -53,7 +53,7 @@ class Phases:
             self.best = False
             return
         better, fewer = accuracy > self._accuracy, units < self._units
-        self._accuracy, self._units = max(self._accuracy, accuracy if better else -inf), min(self._units, units)
+        self._accuracy, self._units = max(self._accuracy, accuracy if better else -inf), min(self._units, float(units))
         self.best = better and self.phase == "fine_tuning"
         self._waited = 0 if better or (fewer and self.phase == "pruning") else self._waited + 1
         if self._waited < self.patience:

@@ -102,6 +102,29 @@ COMBINATIONS: Final = [
         "data.validation: 0.1",
     ),
     config(
+        "pruning without validation",
+        "data: {name: digits, validation: 0}\npruning: {name: scalp}",
+        "pruning.name: scalp",
+        "data.validation: 0.1",
+    ),
+    config(
+        "a cut that never comes",
+        "epochs: 3\npruning: {name: norm, every_epochs: 4}",
+        "pruning.every_epochs: got 4",
+        "3 epoch(s)",
+    ),
+    config(
+        "proximal steps, and a learning rate for every unit",
+        "pruning: {name: norm, proximal: true}\noptimizer: {name: alrao}",
+        "pruning.proximal: true needs one learning rate",
+        "optimizer.name: alrao",
+    ),
+    config(
+        "a key of another killing rule",
+        "pruning: {name: shrinknets, threshold: 0.01}",
+        "pruning.threshold: it is for rule: threshold, not for sign_variance",
+    ),
+    config(
         "a warm-up longer than the run",
         "epochs: 3\nschedule: {name: cosine, warmup_epochs: 5}",
         "schedule.warmup_epochs: got 5",

@@ -55,6 +55,30 @@ def test_alrao_in_sync_follows_one_rank_with_twice_the_batch_posterior_and_all(t
 
 
 @pytest.mark.parallel
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        ("scalp", "--pruning.threshold", "0.05", "--pruning.strength", "0.01", "--pruning.batch_norm", "false"),
+        ("norm", "--pruning.threshold", "1.3", "--pruning.strength", "0.01", "--pruning.proximal", "true"),
+        ("shrinknets", "--pruning.rule", "threshold", "--pruning.threshold", "0.1", "--pruning.strength", "0.01"),
+    ],
+    ids=lambda pruning: pruning[0],
+)
+def test_pruning_in_sync_cuts_what_one_rank_with_twice_the_batch_cuts(pruning, train, tmp_path):
+    """Without BatchNorm, whose statistics are of other batches on two ranks."""
+    sgd = ("--optimizer.momentum", "0.0", "--optimizer.lr", "0.1" if pruning[0] == "scalp" else "0.02")
+    options = (*MODEL, "--record.every_steps", "1", *sgd, "--pruning.name", *pruning)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(*options, "--run_dir", str(one), "--data.batch_size", "32").returncode == 0
+    assert train(*options, "--run_dir", str(two), "--data.batch_size", "16", "--ranks", "2").returncode == 0
+    with h5py.File(one / "record.h5") as first, h5py.File(two / "record.h5") as second:
+        assert first["structure/digest"][()].tolist() == second["structure/digest"][()].tolist()
+        assert first["structure/widths"][()].tolist() == second["structure/widths"][()].tolist()
+        assert 0 < first["structure/widths"][()].sum(1)[-1] < 32
+    np.testing.assert_allclose(losses(one), losses(two), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parallel
 def test_persyn_after_every_step_without_momentum_is_sync(train, tmp_path):
     """The mean of w - lr g_m over ranks is w - lr mean(g_m)."""
     options = (*MODEL, "--record.every_steps", "1", "--optimizer.momentum", "0.0", "--ranks", "2")

@@ -26,9 +26,13 @@ EXCHANGES = {
     "downpour": {"name": "downpour", "tau": 3},
     "easgd, a master by itself": {"name": "easgd", "tau": 3, "master": "own"},
     "gossip of Alrao": {"name": "gossip", "rho": 0.5, "slices": 2},
+    "persyn, pruned": {"name": "persyn", "tau": 7, "momentum": "mix"},
+    "gossip, pruned": {"name": "gossip", "rho": 0.5, "slices": 2},
+    "downpour by itself, pruned": {"name": "downpour", "tau": 3, "master": "own"},
 }
-IN_STEP = {"none", "sync", "persyn", "easgd in step"}
+IN_STEP = {"none", "sync", "persyn", "easgd in step", "persyn, pruned"}
 SGD = {"name": "sgd", "lr": 0.01, "momentum": 0.5}
+PRUNING = {"name": "norm", "threshold": 0.6, "strength": 0.0, "patience": 2}
 ALRAO = {"name": "alrao", "lr_max": 0.1, "momentum": 0.5, "rates": "per_rank"}
 
 
@@ -65,6 +69,8 @@ def stood_for(name, shared, states):
         masses = torch.tensor([own["masses"] for own in exchange], dtype=torch.float64)
         first, second = (masses / masses.sum(0)).T
         half = rows.shape[1] // 2
+        if "pruned" in name:  # there they end where tensors end
+            half = sum(value.numel() for value in list(networks[0].values())[: exchange[0]["ends"][0]])
         row = torch.cat([first @ rows[:, :half], second @ rows[:, half:]])
     else:
         row = rows[0] if name == "none" else rows.mean(0)
@@ -87,6 +93,7 @@ def live(name, run_dir, steps):
             "run_dir": str(run_dir), "epochs": EPOCHS, "data": {"name": "digits", "batch_size": 4},
             "model": {"name": "troubled:build"},
             "optimizer": ALRAO if "Alrao" in name else SGD, "exchange": EXCHANGES[name],
+            **({"pruning": PRUNING} if "pruned" in name else {}),
         }
     )  # fmt: skip
     if comm.rank == 0:
@@ -140,6 +147,8 @@ def test_a_run_goes_on_with_fewer_ranks_and_then_with_more(name, ranks, tmp_path
     assert before[0].endswith(f"-epoch-{EPOCHS:05d}")
     _, shared, states = before
     assert shared["answer"].keys() == {*(shared | states[0])["network"]["parameters"], *states[0]["buffers"]}
+    if "pruned" in name:
+        assert 1 < len(shared["answer"]["layers.1.weight"]) < 32
     for key, value in stood_for(name, shared, states).items():
         torch.testing.assert_close(shared["answer"][key], value.to(shared["answer"][key].dtype), rtol=1e-5, atol=1e-6)
     with h5py.File(run_dir / "record.h5") as file:

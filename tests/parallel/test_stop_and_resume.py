@@ -21,6 +21,10 @@ COMMON = (
     *("--data.name", "digits", "--model.name", "troubled:build", "--epochs", "3"),
     *("--data.augment.pad", "1", "--checkpoint.every_steps", "15", "--record.every_steps", "5"),
 )
+SCALP = (  # units are sorted and cut after each epoch
+    *("--pruning.name", "scalp", "--pruning.threshold", "0.05", "--pruning.strength", "0.01"),
+    *("--optimizer.lr", "1.0", "--optimizer.momentum", "0.5"),
+)
 EXCHANGES = {  # and what is trained under them
     "none": ("--exchange.name", "none"),
     "sync": ("--exchange.name", "sync"),
@@ -42,6 +46,9 @@ EXCHANGES = {  # and what is trained under them
         "--optimizer.drop_heads_after",
         "1",
     ),
+    "sync, ScaLP": ("--exchange.name", "sync", *SCALP),
+    "persyn, ScaLP": ("--exchange.name", "persyn", "--exchange.tau", "7", "--exchange.momentum", "mix", *SCALP),
+    "easgd, ScaLP": ("--exchange.name", "easgd", "--exchange.tau", "3", "--exchange.mode", "sync", *SCALP),
 }
 
 
@@ -69,7 +76,7 @@ def assert_nobody_left(run_dir):
 @pytest.mark.parametrize("trouble", ["kill", "term"])
 @pytest.mark.parametrize(
     ("exchange", "number"),
-    [("none", 1), ("none", 2), *((name, 2) for name in ("sync", "persyn", "sync, Alrao", "persyn, Alrao"))],
+    [("none", 1), ("none", 2), ("sync, ScaLP", 1), *((name, 2) for name in EXCHANGES if name != "none")],
 )
 def test_an_interrupted_run_ends_bit_identical(exchange, number, trouble, train, tmp_path):
     options = (*COMMON, *EXCHANGES[exchange], "--ranks", str(number))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hpc.exchange.agenda import Agenda, Pause
-from hpc.exchange.base import float_buffers
+from hpc.exchange.contents import float_buffers
 
 _spec = importlib.util.spec_from_file_location("channel", Path(__file__).parent / "channel.py")
 assert _spec is not None

@@ -12,7 +12,7 @@ from hpc.alone import Alone
 from hpc.config.training import Downpour as DownpourConfig
 from hpc.exchange import matrices
 from hpc.exchange.agenda import Agenda
-from hpc.exchange.base import float_buffers
+from hpc.exchange.contents import float_buffers
 from hpc.exchange.downpour import Downpour
 
 FILE = Path(__file__).parents[2] / "support" / "masters.py"

@@ -17,7 +17,8 @@ from hpc.communicator import Communicator
 from hpc.config.root import Config
 from hpc.config.training import Easgd, NoExchange, PerSyn, Sync
 from hpc.exchange.agenda import Agenda, Pause
-from hpc.exchange.base import AGREE_EVERY, Counters, running_averages, weights_and_buffers
+from hpc.exchange.base import AGREE_EVERY, Counters
+from hpc.exchange.contents import running_averages, weights_and_buffers
 from hpc.exchange.none import NoExchange as NoneStrategy
 from hpc.exchange.persyn import PerSyn as PerSynStrategy
 from hpc.exchange.sketch import Sketch

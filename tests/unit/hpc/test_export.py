@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,9 @@ from hpc.rank import train
 from hpc.signals import StopRequest
 from structlearn.alrao import Alrao
 from structlearn.models import build
+from structlearn.scala import Scaled
 from structlearn.scala import adopt as scale
+from structlearn.shrinknets import Switch
 from structlearn.shrinknets import adopt as switch
 
 pytest.importorskip("onnxscript")
@@ -31,6 +34,20 @@ pytest.importorskip("safetensors")
 RUNS = {
     "mlp": {"model": {"name": "mlp", "widths": [40, 30]}},
     "alrao": {"model": {"name": "mlp", "widths": [40]}, "optimizer": {"name": "alrao", "heads": 3}},
+    "pruned": {
+        "model": {"name": "mlp", "widths": [40, 30]},
+        "pruning": {"name": "scalp", "threshold": 0.1},
+        "optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0},
+    },
+    "pruned, switches": {
+        "model": {"name": "mlp", "widths": [40, 30]},
+        "pruning": {"name": "shrinknets", "rule": "threshold", "threshold": 0.3},
+    },
+    "pruned, Alrao": {
+        "model": {"name": "mlp", "widths": [40, 30]},
+        "pruning": {"name": "norm", "threshold": 1.4},
+        "optimizer": {"name": "alrao", "lr_max": 1.0},
+    },
     "convolutions": {"model": {"name": "resnet18", "width": 0.125}},
     "maxmin": {"model": {"name": "cnn", "channels": [6, 8, 8], "hidden": [12], "activation": "maxmin"}},
     "lstm": {"model": {"name": "lstm", "hidden": 12, "embedding": 6}, "data": {"name": "text", "length": 9}},
@@ -139,6 +156,18 @@ def in_a_fresh_interpreter(program: str, batches: dict[str, torch.Tensor], folde
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("alone\n")
     return dict(np.load(folder / "answers.npz"))
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("pruned")])
+def test_a_pruned_run_is_exported_as_small_as_it_has_become(name, run_of) -> None:
+    run = run_of(name)
+    with h5py.File(run / "record.h5") as file:
+        recorded = file["structure/widths"][-1].tolist()
+    model = load(run).model
+    hidden = [module.out_features for module in model.modules() if isinstance(module, nn.Linear)][:-1]
+    assert hidden == recorded
+    assert sum(hidden) < 70
+    assert not [module for module in model.modules() if isinstance(module, Scaled | Switch)]
 
 
 @pytest.mark.slow

@@ -21,9 +21,9 @@ from hpc.config.training import Compute, Gossip
 from hpc.errors import ConfigError, RankTimeoutError
 from hpc.exchange import mass, traffic
 from hpc.exchange.agenda import Agenda, Pause
-from hpc.exchange.base import weights_and_buffers
+from hpc.exchange.contents import weights_and_buffers
 from hpc.exchange.replay import Kind
-from hpc.exchange.wire import cut
+from hpc.exchange.wire import slices_of
 
 _spec = importlib.util.spec_from_file_location("channel", Path(__file__).parents[2] / "support" / "channel.py")
 assert _spec is not None
@@ -105,7 +105,7 @@ class Run:
     def weighted(self):
         """This rank's part of the weighted mean, in float64."""
         values = [value.double() for value in weights_and_buffers(self.model)]
-        for part, units in zip(cut(values, len(self.exchange.masses)), self.exchange.masses, strict=True):
+        for part, units in zip(slices_of(values, len(self.exchange.masses)), self.exchange.masses, strict=True):
             for view in part:
                 view.mul_(units / (mass.UNITS * self.comm.size))
         return torch.cat([value.reshape(-1) for value in values])

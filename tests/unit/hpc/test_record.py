@@ -143,7 +143,51 @@ def test_the_file_says_what_it_is(path):
     Record().write(path, ATTRIBUTES)
     with h5py.File(path) as file:
         texts = {name: value.encode() if isinstance(value, str) else value for name, value in ATTRIBUTES.items()}
-        assert dict(file.attrs) == {"schema_version": 1, **texts}
+        assert dict(file.attrs) == {"schema_version": 1, "answer_epoch": 0, **texts}
+
+
+def test_the_answer_is_the_last_epochs_unless_another_was_chosen(path):
+    record = filled(3)
+    assert record.answer() == record["epochs"].last()
+    epochs = record["epochs"].columns
+    record.answer_epoch = epochs["epoch"][1]
+    again = Record()
+    again.load_state_dict(record.state_dict())
+    for each in (record, again):
+        assert each.answer() == {name: values[1] for name, values in epochs.items()}
+    record.write(path, ATTRIBUTES)
+    with h5py.File(path) as file:
+        assert file.attrs["answer_epoch"] == epochs["epoch"][1]
+
+
+# --- /structure --------------------------------------------------------------------------------------------
+
+
+def test_widths_come_back_from_the_state_and_the_file(path):
+    record, again = Record(), Record()
+    record.structure.append({"features.0": 5, "größer": 7}, "pruning", "0123456789abcdef", 0)
+    record.structure.append({"features.0": 1, "größer": 6}, "fine_tuning", "fedcba9876543210", 1)
+    again.load_state_dict(record.state_dict())
+    assert len(again.structure) == 2
+    again.write(path, ATTRIBUTES)
+    with h5py.File(path) as file:
+        found = {name: node[()].tolist() for name, node in file["structure"].items()}
+        assert file["structure/widths"].dtype == np.int64
+    assert found == {
+        "widths": [[5, 7], [1, 6]],
+        "layers": [b"features.0", "größer".encode()],
+        "phase": [b"pruning", b"fine_tuning"],
+        "digest": [b"0123456789abcdef", b"fedcba9876543210"],
+        "floor": [0, 1],
+    }
+
+
+def test_a_run_that_is_not_pruned_has_no_structure(path):
+    record, again = filled(), Record()
+    again.load_state_dict(record.state_dict())
+    again.write(path, ATTRIBUTES)
+    with h5py.File(path) as file:
+        assert "structure" not in file
 
 
 def test_columns_stand_as_the_interface_states_them():

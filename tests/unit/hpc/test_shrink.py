@@ -15,15 +15,18 @@ from hpc.engine import Engine
 from hpc.exchange import mass
 from hpc.exchange.gossip import Gossip
 from hpc.progress import Silent
-from hpc.run import assemble
+from hpc.pruning import Decision
+from hpc.run import _among, assemble
 from hpc.shrink import Shrunk, agree
 from hpc.signals import StopRequest
+from structlearn.structure import Plan
 
 BEFORE = 5
+CUT = Decision(Plan({"head": (0, 2)}), {"head.bias": (0.5, -1e-9)})
 
 
 def state(masses, **counters):
-    return {"counters": {"sent": 3, "mass": 0.0, **counters}, "masses": masses}
+    return {"counters": {"sent": 3, "mass": 0.0, **counters}, "masses": masses, "ends": len(masses)}
 
 
 def gossip():
@@ -51,16 +54,17 @@ def test_masses_of_those_who_are_left_are_the_whole_again(held):
 
 def test_they_go_on_where_the_slowest_ended_an_epoch_and_the_best_informed_is():
     everyone = [
-        [2, 40, state([mass.UNITS // 2]), [[40, 1.5]]],
-        [1, 41, state([mass.UNITS]), []],
-        [2, 39, state([mass.UNITS]), [[40, 1.5], [50, 2.0]]],
+        [2, 40, state([mass.UNITS // 2]), [[40, 1.5]], 3, CUT.as_dict()],
+        [1, 41, state([mass.UNITS]), [], 2, Decision().as_dict()],
+        [2, 39, state([mass.UNITS]), [[40, 1.5], [50, 2.0]], 3, CUT.as_dict()],
     ]
     before = SimpleNamespace(size=4, started=(0, 1, 2, 3))
     for rank in range(3):
         comm = SimpleNamespace(started=(1, 2, 3), rank=rank, gather=lambda *_: everyone)
         exchange = gossip()
         exchange.consensus_errors, exchange.state_dict = [], dict
-        shrunk = agree(before, comm, 0, 0, exchange)
+        shrunk = agree(before, comm, 0, 0, exchange, SimpleNamespace(version=everyone[rank][4], last=Decision()))
+        assert shrunk.cut == (CUT if rank == 1 else Decision())
         assert (shrunk.lost, shrunk.epoch, shrunk.steps) == ((0,), 1, 4 * 41)
         assert shrunk.mass == 1.5 / 4
         assert shrunk.consensus_errors == [(40, 1.5)]
@@ -148,3 +152,65 @@ def test_a_run_goes_on_from_its_own_network_in_the_epoch_that_all_are_in(epoch, 
     assert engine.run(Silent()) == "done"  # where it was sent back into the last epoch, it ends that once more
     assert engine.record["epochs"].columns["epoch"] == [1, 2, 3]
     assert engine.place.step == steps + (epoch == 2)
+
+
+PRUNED = {**CONFIG, "pruning": {"name": "norm", "threshold": 1.4, "strength": 0.01}}
+
+
+def sizes(engine):
+    return [tuple(parameter.shape) for parameter in engine.parts.model.parameters()]
+
+
+@pytest.mark.parametrize("method", ["_record_exchange", "_save"])
+def test_a_loss_after_a_cut_sends_back_into_the_epoch_but_not_the_cut(method, tmp_path, monkeypatch):
+    config = validate({**PRUNED, "run_dir": str(tmp_path / "run")})
+    freeze(config)
+    engine = Engine(assemble(config, Alone(), StopRequest(), lambda _: None))
+    before = getattr(engine, method)
+
+    def lost(*arguments):
+        if engine.place.epoch == 2:
+            raise ConnectionError("a rank is lost")
+        return before(*arguments)
+
+    monkeypatch.setattr(engine, method, lost)
+    with pytest.raises(ConnectionError):
+        engine.run(Silent())
+    monkeypatch.undo()
+    pruning, shapes = engine.parts.pruning, sizes(engine)
+    assert shapes[0][0] < 16
+    waited = pruning.state_dict()["pruner"]["phases"]
+    parts = _among(engine.parts, Alone())
+    assert parts.exchange.structure == pruning.version > 0
+    shrunk = Shrunk((1,), engine.ended, engine.place.step, engine.parts.exchange.state_dict(), 0.5, [])
+    engine.go_on(parts, shrunk, time.monotonic())
+    assert sizes(engine) == shapes
+    assert len(engine.record.structure) == engine.place.epoch == 1
+    assert engine.parts.pruning.state_dict()["pruner"]["phases"] == engine_of_one_epoch(config, tmp_path) != waited
+    assert engine.run(Silent()) == "done"
+    assert len(engine.record.structure) == 3
+
+
+def engine_of_one_epoch(config, tmp_path):
+    """Where the method is after the first epoch."""
+    config = replace(config, epochs=1, run_dir=str(tmp_path / "other"))
+    freeze(config)
+    engine = Engine(assemble(config, Alone(), StopRequest(), lambda _: None))
+    assert engine.run(Silent()) == "done"
+    return engine.parts.pruning.state_dict()["pruner"]["phases"]
+
+
+def test_who_has_not_made_the_last_cut_makes_it_when_the_others_go_on(tmp_path):
+    config = validate({**PRUNED, "epochs": 1, "run_dir": str(tmp_path / "run")})
+    freeze(config)
+    ahead, behind = (Engine(assemble(config, Alone(), StopRequest(), lambda _: None)) for _ in range(2))
+    assert ahead.run(Silent()) == "done"
+    pruning = ahead.parts.pruning
+    assert pruning.version == 1
+    parts = _among(behind.parts, Alone())
+    assert parts.exchange.structure == 0
+    shrunk = Shrunk((1,), 0, 10, behind.parts.exchange.state_dict(), 0.5, [], pruning.last)
+    behind.go_on(parts, shrunk, time.monotonic())
+    assert sizes(behind) == sizes(ahead)
+    assert parts.exchange.structure == parts.pruning.version == 1
+    assert behind.run(Silent()) == "done"
