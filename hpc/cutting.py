@@ -19,7 +19,7 @@ from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.state import on_host
 from structlearn import pruning, scala, shrinknets
-from structlearn.structure import Plan, Structure
+from structlearn.structure import Plan, Structure, verify
 from structlearn.structure.absorb import absorb
 
 
@@ -207,12 +207,13 @@ def build(
         samples: gives inputs that are typical; the same on all ranks.
 
     Raises:
-        ConfigError: the network has nothing that it could cut.
+        ConfigError: the network has nothing that it could cut, or does not survive a trial cut of a copy.
     """
     if not isinstance(config, CuttingConfig):
         return Pruning()
     try:
         method = _pruner(config, Structure(model, example))
+        verify(model, samples()[:2])
     except ValueError as error:
         raise _unfit(config, error) from error
     return Cutting(method, config.every_epochs, samples if config.absorb else None)
