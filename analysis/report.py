@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _PROFILE = "Time in each phase on rank 0, over all epochs: in absolute terms and as a share of the sum."
 
 _WIDTHS = (
-    "Units of each layer after each epoch, in a panel for each setting: the mean over its finished runs, or one run where"
-    " fewer than two have finished. Layers that are cut together are one line, with the name of the first."
+    "Units of each layer after each epoch, in a panel for each setting: the mean over its finished runs, or one run"
+    " where fewer than two have finished. Layers that are cut together are one line, with the name of the first."
 )
 
 

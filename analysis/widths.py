@@ -66,9 +66,10 @@ def widths(structure: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
     """
     together = averaged(members) or members["run"].tolist()[:1]
     own = structure[structure["run"].isin(together)]
-    table = own.pivot_table(index="epoch", columns="layer", values="width", aggfunc=["mean", "count"])
-    whole = (table["count"] == len(together)).all(axis=1)
-    return table["mean"][whole][list(dict.fromkeys(own["layer"]))]
+    layers = list(dict.fromkeys(own["layer"]))
+    means = own.pivot_table(index="epoch", columns="layer", values="width", aggfunc="mean")[layers]
+    counts = own.pivot_table(index="epoch", columns="layer", values="width", aggfunc="count")[layers]
+    return means[(counts == len(together)).all(axis=1)]
 
 
 def _looks(count: int) -> list[Look]:
