@@ -110,13 +110,13 @@ class Cutting(Pruning):
     @torch.no_grad()
     def follow(self, decision: Decision, exchange: Exchange, optimizer: Optimizer) -> None:
         """The network, the optimiser's state with it, then what the exchange holds."""
-        tensors = self._pruner.structure.tensors()
+        before, tensors = self._left, self._pruner.structure.tensors()
         shifts = {name: tensors[name].new_tensor(values) for name, values in decision.shifts.items()}
         for name, shift in shifts.items():
             tensors[name].add_(shift)
         cut = self._pruner.cut(decision.plan, optimizer)
         exchange.restructure(Carry(cut, shifts))
-        self.last, self._changed = decision, True
+        self.last, self._changed = decision, self._left < before
 
     def after_epoch(self, epoch: int, valid: Score) -> None:
         """Judge by the accuracy; of a regression, which has none, by the loss. Keep the best network of fine-tuning."""
