@@ -19,7 +19,7 @@ from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.state import on_host
 from structlearn import pruning, scala, shrinknets
-from structlearn.structure import Plan, Structure
+from structlearn.structure import Plan, Structure, verify
 from structlearn.structure.absorb import absorb
 
 
@@ -213,6 +213,7 @@ def build(
         return Pruning()
     try:
         method = _pruner(config, Structure(model, example))
+        verify(model, example)  # sizes written down in somebody's forward pass are found now, not at the first cut
     except ValueError as error:
         raise _unfit(config, error) from error
     return Cutting(method, config.every_epochs, samples if config.absorb else None)
