@@ -207,13 +207,13 @@ def build(
         samples: gives inputs that are typical; the same on all ranks.
 
     Raises:
-        ConfigError: the network has nothing that it could cut.
+        ConfigError: the network has nothing that it could cut, or does not survive a trial cut of a copy.
     """
     if not isinstance(config, CuttingConfig):
         return Pruning()
     try:
         method = _pruner(config, Structure(model, example))
-        verify(model, example)  # sizes written down in somebody's forward pass are found now, not at the first cut
+        verify(model, samples()[:2])
     except ValueError as error:
         raise _unfit(config, error) from error
     return Cutting(method, config.every_epochs, samples if config.absorb else None)

@@ -270,6 +270,23 @@ def test_a_network_that_a_method_does_not_suit_is_refused_in_one_sentence(tmp_pa
         engine_of(tmp_path / "other", pruning={"name": "norm"}, model={"name": "mlp", "widths": []})
 
 
+def test_a_network_with_a_size_written_down_in_it_is_refused_before_it_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "rigid.py").write_text(
+        "from torch import nn\n"
+        "class Rigid(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first, self.last = nn.Linear(64, 32), nn.Linear(32, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.first(x.flatten(1)).relu().view(-1, 32))\n"
+        "def build(input_shape, outputs):\n"
+        "    return Rigid()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"pruning\.name: norm does not suit this network: .* written down in it"):
+        engine_of(tmp_path / "run", pruning={"name": "norm"}, model={"name": "rigid:build"})
+
+
 def test_scalings_and_switches_follow_from_the_seed(tmp_path):
     for place, name in enumerate(("scala", "shrinknets")):
         models = [
