@@ -3,8 +3,8 @@
     python benchmarks/scala.py [--rounds 15]
 
 One core, one thread. The whole step (forward, loss, backward, torch.optim.SGD) of a scaled network over that of the
-same network with plain layers. A scaled layer multiplies the smaller one of its input and its weight; beside it stands what
-it would cost to multiply always the input, or always the weight.
+same network with plain layers. A scaled layer multiplies the smaller one of its input and its weight; beside it stands
+what it would cost to multiply always the input, or always the weight.
 """
 
 import argparse

@@ -4,8 +4,8 @@ Each method is a :class:`Pruner` over the structure of a network; :class:`Pruner
 
 | method | what it pushes to zero | what it cuts |
 |---|---|---|
-| :class:`ScaLP` | w~ of scaled layers, units far back in the sequence more than others | by outgoing weights, averaged |
-| :class:`Norm` | weights, or groups of them | by incoming weights, for the reversed group Lasso by outgoing ones |
+| :class:`ScaLP` | w~ of scaled layers, units far back in the sequence most | by outgoing weights, averaged |
+| :class:`Norm` | weights, or groups of them | by incoming weights (reversed group Lasso: outgoing) |
 | :class:`BnLasso` | scales of BatchNorm layers | by those |
 """
 

@@ -26,8 +26,8 @@ class BnLasso(Penalised):
     pass no BatchNorm keep all their units. The channel goes with its shift: what a constant channel still said to the
     next layer is lost (W's plain removal).
 
-    W's numbers: the same phases and learning rate as ScaLP; W table 3.1 has VGG19 on CIFAR-10 at 92.28 % with 783K of 20M
-    parameters, but no threshold and no strength. Liu and others use strengths of 1e-4 and 1e-5.
+    W's numbers: the same phases and learning rate as ScaLP; W table 3.1 has VGG19 on CIFAR-10 at 92.28 % with 783K of
+    20M parameters, but no threshold and no strength. Liu and others use strengths of 1e-4 and 1e-5.
 
     Args:
         structure: Of a network that has BatchNorm layers with scales.
@@ -44,7 +44,7 @@ class BnLasso(Penalised):
         self,
         structure: Structure,
         *,
-        strength: float = 1e-4,
+        strength: float,
         threshold: float = 0.001,
         proximal: bool = False,
         patience: int = 50,
@@ -54,8 +54,8 @@ class BnLasso(Penalised):
         places = (place.tensor for coupled in structure.sets.values() for place in coupled.places)
         if not any(tensor in scales for tensor in places):
             raise ValueError(
-                "BN-Lasso needs BatchNorm layers with scales (affine=True) on channels that can be cut, and this network "
-                "has none; use another method, or put BatchNorm layers into the network"
+                "BN-Lasso needs BatchNorm layers with scales (affine=True) on channels that can be cut, and this "
+                "network has none; use another method, or put BatchNorm layers into the network"
             )
 
     def _scales(self) -> dict[str, nn.Parameter]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from structlearn.pruning.weights import line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -72,7 +74,7 @@ class Judged:
                     mask = (self._stays[other][place.units] | (place.units < 0)).to(values)
                     mask = mask.view([-1 if each == place.axis else 1 for each in range(tensor.dim())])
                     values, present = values * mask, present * mask
-            sums = values.sum([each for each in range(tensor.dim()) if each != axis])
+            sums = line(values, axis)
             counts = present.sum() * (tensor.numel() // (present.numel() * len(sums)))
             self._lines[name, axis] = Strengths(sums, counts.expand(len(sums)))
         return self._lines[name, axis]

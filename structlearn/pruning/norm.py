@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from torch import Tensor
-
 from structlearn.checks import check_choice
 from structlearn.pruning.penalised import Penalised
 from structlearn.pruning.penalties import L1, L2, GroupLasso, Penalty, SparseGroupLasso
@@ -29,7 +27,7 @@ class Norm(Penalised):
     | "l1" | sum of abs(w) | its incoming weights |
     | "group_lasso" | sum over units of sqrt(dim) times the norm of the incoming weights | its incoming weights |
     | "sparse_group_lasso" | `mix` times l1 plus 1 - `mix` times group_lasso | its incoming weights |
-    | "reversed_group_lasso" | sum over units of sqrt(dim) times the norm of the outgoing weights | its outgoing weights |
+    | "reversed_group_lasso" | sum over units of sqrt(dim) times the norm of the outgoing ones | its outgoing weights |
 
     dim is the number of weights in the group: P of W table 4.1 for incoming weights, n for outgoing ones of a linear
     layer. These are W's usual factors; those that W derives from priors are a matter of the penalty, not of pruning.
@@ -37,8 +35,8 @@ class Norm(Penalised):
     Biases, normalisations and depthwise kernels are not penalised.
 
     Norms are 2-norms, and not averaged. A unit's weights are those of all layers that its set ties together: behind a
-    residual sum a channel goes when everything that makes it has gone. In the reversed kind weights towards units that go
-    at the same moment count no more.
+    residual sum a channel goes when everything that makes it has gone. In the reversed kind, weights towards units that
+    go at the same moment count no more.
 
     A unit whose incoming weights are zero may still be the constant that its bias makes of it; it is removed with it.
 
@@ -63,7 +61,7 @@ class Norm(Penalised):
         structure: Structure,
         *,
         penalty: NormPenalty = "group_lasso",
-        strength: float = 1e-4,
+        strength: float,
         threshold: float = 0.001,
         proximal: bool = False,
         mix: float = 0.5,
@@ -71,7 +69,9 @@ class Norm(Penalised):
     ) -> None:
         check_choice("penalty", penalty, PENALTIES)
         if not 0 <= mix <= 1:
-            raise ValueError(f"mix is the share of the L1 penalty, from 0 to 1, got {mix!r}; use 0.5, as the source does")
+            raise ValueError(
+                f"mix is the share of the L1 penalty, from 0 to 1, got {mix!r}; use 0.5, as the source does"
+            )
         super().__init__(structure, strength=strength, threshold=threshold, proximal=proximal, patience=patience)
         self.penalty_name, self.mix = penalty, float(mix)
 

@@ -1,4 +1,4 @@
-"""Penalties on weights: their values, their gradients in closed form, and their proximal steps (W 3.4.1, 3.5.3, 4.5)."""
+"""Penalties on weights: values, gradients in closed form, and proximal steps (W 3.4.1, 3.5.3, 4.5)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor, nn
 
     from structlearn.pruning.weights import Groups
 
@@ -31,65 +30,59 @@ class Penalty(ABC):
 
     @abstractmethod
     def shrink(self, amount: float) -> None:
-        """The proximal step: each w becomes the minimiser u of ||u - w||^2 / 2 + amount times the penalty of u."""
+        """The proximal step: the weights w become the u for which ||u - w||^2 / 2 + amount penalty(u) is least."""
 
 
 class L2(Penalty):
-    """sum of f w^2 (W 3.4.1), without a half.
+    """sum w^2 (W 3.4.1), without a half.
 
     Args:
         weights: The tensors.
-        factors: f, one for each tensor; 1 by default.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], factors: Sequence[float] | None = None) -> None:
+    def __init__(self, weights: Sequence[Tensor]) -> None:
         self._weights = list(weights)
-        self._factors = list(factors or [1.0] * len(self._weights))
 
     def value(self) -> Tensor:
         """The sum."""
-        return _total(self._weights, self._factors, power=2)
+        return torch.stack([weight.square().sum() for weight in self._weights]).sum()
 
     def add_gradient(self, strength: float) -> None:
-        """2 f w."""
-        places, weights, gradients = _with_gradients(self._weights)
-        factors = [2 * strength * self._factors[place] for place in places]
-        torch._foreach_add_(gradients, torch._foreach_mul(weights, factors))
+        """2 w."""
+        weights = _with_gradients(self._weights)
+        torch._foreach_add_(_gradients(weights), [weight.detach() for weight in weights], alpha=2 * strength)
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
-        """w / (1 + 2 amount f)."""
-        torch._foreach_mul_(self._weights, [1 / (1 + 2 * amount * factor) for factor in self._factors])
+        """To w / (1 + 2 amount)."""
+        torch._foreach_div_(self._weights, 1 + 2 * amount)
 
 
 class L1(Penalty):
-    """sum of f |w| (Lasso, W 3.5.3).
+    """sum |w| (Lasso, W 3.5.3).
 
     Args:
         weights: The tensors.
-        factors: f, one for each tensor; 1 by default.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], factors: Sequence[float] | None = None) -> None:
+    def __init__(self, weights: Sequence[Tensor]) -> None:
         self._weights = list(weights)
-        self._factors = list(factors or [1.0] * len(self._weights))
 
     def value(self) -> Tensor:
         """The sum."""
-        return _total(self._weights, self._factors, power=1)
+        return torch.stack([weight.abs().sum() for weight in self._weights]).sum()
 
     def add_gradient(self, strength: float) -> None:
-        """f sign(w)."""
-        places, weights, gradients = _with_gradients(self._weights)
-        factors = [strength * self._factors[place] for place in places]
-        torch._foreach_add_(gradients, torch._foreach_mul(torch._foreach_sign(weights), factors))
+        """sign(w)."""
+        weights = _with_gradients(self._weights)
+        for weight, gradient in zip(weights, _gradients(weights), strict=True):  # all signs at once are a whole network
+            gradient.add_(weight.detach().sign(), alpha=strength)
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
-        """The soft threshold: towards zero by amount f, and no further."""
-        limits = [amount * factor for factor in self._factors]
-        inside = torch._foreach_clamp_min(self._weights, [-limit for limit in limits])
-        torch._foreach_sub_(self._weights, torch._foreach_clamp_max(inside, limits))
+        """The soft threshold: towards zero by `amount`, and no further."""
+        for weight in self._weights:
+            weight.sub_(weight.clamp(-amount, amount))
 
 
 class GroupLasso(Penalty):
@@ -101,10 +94,9 @@ class GroupLasso(Penalty):
         factors: f, [groups]; 1 by default.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], groups: Groups, factors: Tensor | None = None) -> None:
+    def __init__(self, weights: Sequence[Tensor], groups: Groups, factors: Tensor | None = None) -> None:
         self._weights, self._groups = list(weights), groups
-        self._factors = torch.ones_like(groups.sizes) if factors is None else factors
-        self._factors = self._factors.to(self._weights[0])
+        self._factors = (torch.ones_like(groups.sizes) if factors is None else factors).to(self._weights[0])
 
     def value(self) -> Tensor:
         """The sum."""
@@ -114,21 +106,21 @@ class GroupLasso(Penalty):
     def add_gradient(self, strength: float) -> None:
         """F w / ||group||; 0 where the group is."""
         norms = self._groups.norms(self._weights)
-        slopes = torch.where(norms > 0, self._factors / norms, 0.0)
-        places, weights, gradients = _with_gradients(self._weights)
-        spread = self._groups.spread(slopes, self._weights)
-        torch._foreach_addcmul_(gradients, weights, [spread[place] for place in places], value=strength)
+        slopes = self._groups.spread(torch.where(norms > 0, self._factors / norms, 0.0), self._weights)
+        weights = _with_gradients(self._weights)
+        slopes = [slope for slope, weight in zip(slopes, self._weights, strict=True) if weight.grad is not None]
+        torch._foreach_addcmul_(_gradients(weights), weights, slopes, value=strength)
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
-        """The block soft threshold: each group towards zero by amount f, all its entries alike, and no further."""
+        """The block soft threshold: each group towards zero by f `amount`, all its entries alike, and no further."""
         norms = self._groups.norms(self._weights)
         shares = torch.where(norms > 0, 1 - amount * self._factors / norms, 0.0).clamp(min=0.0)
         torch._foreach_mul_(self._weights, self._groups.spread(shares, self._weights))
 
 
 class SparseGroupLasso(Penalty):
-    """mix times an L1 penalty and 1 - mix times a group Lasso (W 3.5.3).
+    """`mix` times an L1 penalty and 1 - `mix` times a group Lasso (W 3.5.3).
 
     Args:
         l1: The one.
@@ -154,14 +146,9 @@ class SparseGroupLasso(Penalty):
         self._group_lasso.shrink((1 - self._mix) * amount)
 
 
-def _total(weights: Sequence[Tensor], factors: Sequence[float], *, power: int) -> Tensor:
-    sums = [weight.square().sum() if power == 2 else weight.abs().sum() for weight in weights]
-    return torch.stack([factor * each for factor, each in zip(factors, sums, strict=True)]).sum()
+def _with_gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [weight for weight in weights if weight.grad is not None]
 
 
-@torch.no_grad()
-def _with_gradients(weights: Sequence[nn.Parameter]) -> tuple[list[int], list[Tensor], list[Tensor]]:
-    """Those that have one: their places in the list, they and their gradients."""
-    places = [place for place, weight in enumerate(weights) if weight.grad is not None]
-    chosen = [weights[place] for place in places]
-    return places, [weight.detach() for weight in chosen], [weight.grad for weight in chosen if weight.grad is not None]
+def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]

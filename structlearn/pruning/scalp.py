@@ -42,15 +42,16 @@ class ScaLP(Penalised):
     | "l1" | sum of abs(w~) |
     | "group_lasso" | sum over units k of sqrt(sum over the outgoing w~ of k of w~^2), without a factor for its size |
 
-    Biases, normalisations and depthwise kernels are not penalised. Groups are over all layers that a unit goes into; the
-    network's inputs are groups, too, but are never cut. Layers without a scaling (of an LSTM, say) have sigma = 1.
+    Biases, normalisations and depthwise kernels are not penalised. A group is over all layers that a unit goes into;
+    the network's inputs are groups, too, but are never cut. Layers without a scaling (an LSTM's, say) have sigma = 1.
 
     After an epoch, from the last set of units to the first: units are sorted by m, the 2-norm of their outgoing w (for
-    "l1" the 1-norm), the largest first, which makes the penalty least (W propositions 4 and 5); those whose average mbar
-    is below `threshold` go: mbar^2 = m^2 / # (for "l1" mbar = m / #), # their outgoing weights. Weights towards units
-    that go at the same moment count no more. Then the scalings are made anew and the function stays
-    (:func:`structlearn.pruning.sigmas.renew`). In a chain of layers this is W's algorithm 3; where units are tied
-    together by residual sums, weights from a set into itself or into one that comes before it count in full.
+    "l1" the 1-norm), the largest first; those whose average mbar is below `threshold` go: mbar^2 = m^2 / # (for "l1"
+    mbar = m / #), # their outgoing weights. Weights towards units that go at the same moment count no more. Then the
+    scalings are made anew and the function stays (:func:`structlearn.pruning.sigmas.renew`). This order has the least
+    penalty (W propositions 4 and 5) where units go into one layer; where they go into several it is that of their use
+    in all of them. In a chain of layers this is W's algorithm 3; in residual sums and cells, weights from a set into
+    itself, or into one that comes before it, count in full.
 
     W's numbers: learning rate 1; VGG19 on CIFAR-10 with the group Lasso: strength 1.38e-5, 1.38e-6 (the best), 1.38e-7;
     2.95M to 0.4M of 20M parameters are left (W tables 3.1 and 3.2).
@@ -74,7 +75,7 @@ class ScaLP(Penalised):
         structure: Structure,
         *,
         penalty: ScaledPenalty = "group_lasso",
-        strength: float = 1.38e-6,
+        strength: float,
         threshold: float = 0.001,
         proximal: bool = False,
         patience: int = 50,

@@ -37,6 +37,7 @@ def renew(structure: Structure, cut: Cut, optimizer: Optimizer | None = None) ->
         before = layer.scale.clone()
         rescale(layer, layer.sigma(places), optimizer)
         cut.factors[f"{name}.weight"] = layer.spread(before / layer.scale)
+        cut.factors[f"{name}.scale"] = layer.scale / before
 
 
 def scaled_layers(model: nn.Module) -> dict[str, Scaled]:

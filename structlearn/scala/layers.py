@@ -22,7 +22,8 @@ class Scaled(nn.Module):
     W = W~ S (:meth:`effective`). One step of SGD on W~ moves W by sigma_k^2 times the gradient with respect to it, and
     as the squares of sigma have a bounded sum the learning rate 1 suits any width.
 
-    Whichever is smaller is multiplied by S, the input or the weight; both are the same function.
+    Whichever is smaller is multiplied by S, the input or the weight; both are the same function. (A grouped convolution
+    that is not depthwise multiplies its input.)
 
     Attributes:
         scale: sigma, [in_features] or [in_channels]; a buffer.
@@ -91,7 +92,9 @@ class Scaled(nn.Module):
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The input and the weight, the smaller of them scaled."""
-        if self.weight.numel() <= x.numel():
+        # With several channels a group, the weight's columns are no inputs, and Structure could not follow the factors.
+        grouped = self.weight.shape[1] not in {1, len(self.scale)}
+        if self.weight.numel() <= x.numel() and not grouped:
             return x, self.effective()
         return x * self.scale.view(-1, *[1] * (self.weight.dim() - 2)), self.weight
 

@@ -38,6 +38,8 @@ class Cut:
         self.plan, self.version = plan, version
         self.name_of = {parameter: name for name, parameter in parameters.items()}
         """The name of each parameter."""
+        self.factors: dict[str, Tensor] = {}
+        """What tensors were multiplied with after the cut, where a pruner has changed their scale (ScaLa's sigmas)."""
         count = max((numbers.stop for numbers in sets.values()), default=0)
         source = np.arange(count)  # for the place that a unit had: which unit is there now; -1: the place is gone
         for name, units in plan.keep.items():
@@ -75,6 +77,15 @@ class Cut:
         for axis, index in sorted(indices.items(), key=lambda pair: len(pair[1]) / value.shape[pair[0]]):
             value = value.index_select(axis, self._on(index, value.device))
         return value.contiguous(memory_format=torch.channels_last) if last and indices else value
+
+    def carry(self, name: str, value: Tensor) -> Tensor:
+        """`value`, an older version of tensor `name` itself, as it is after the cut: a message, an average, a centre.
+
+        As :meth:`select`; then in the scale that the tensor has now. (Momentum and the like are not in that scale.)
+        """
+        selected = self.select(name, value)
+        factor = self.factors.get(name)
+        return selected if factor is None else selected * factor.to(selected)
 
     def _on(self, index: Tensor, device: torch.device) -> Tensor:
         if device.type == "cpu":

@@ -32,9 +32,10 @@ def pointwise(tracker: Tracker, call: Call) -> list[Axes]:
             back = axis - result.dim()
             places = [(axes, back) for each, axes in given if each.dim() >= -back and each.shape[back] == size]
             labels.append(tracker.meet(places, "it meets an axis of the input") if size > 1 else None)
-        if data:
-            for _, axes in given:
-                for each in axes.labels if axes.weight else ():
+        weights = [axes for _, axes in given if axes.weight]
+        if data or len(weights) > 1:  # of a weight and its scale, the next product says what the weight is for
+            for axes in weights:
+                for each in axes.labels:
                     tracker.mark(each, "along")
         answers.append(Axes(labels, data))
     return answers

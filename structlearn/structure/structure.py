@@ -94,7 +94,8 @@ class Structure:
                 if key not in lines:
                     tensor = named[place.tensor]
                     value = of(place.tensor, tensor).expand(tensor.shape)
-                    lines[key] = value.sum([axis for axis in range(value.dim()) if axis != place.axis])
+                    others = [axis for axis in range(value.dim()) if axis != place.axis]
+                    lines[key] = value.sum(others) if others else value  # no axes would be all of them
                 line = lines[key]
                 base = line.new_zeros(each.size + 1)  # the last takes what is another set's
                 part = base.index_add(0, place.units.remainder(each.size + 1), line)[:-1]

@@ -3,6 +3,7 @@
 import fcntl
 import gzip
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -112,6 +113,21 @@ def checkpoints(damage: Callable[[Path], object], name: str) -> Callable[[], Non
             damage(path)
 
     return make
+
+
+def no_checkpoint(newest: int) -> Callable[[], None]:
+    """The finished run without so many of its newest checkpoints."""
+
+    def make() -> None:
+        for path in sorted(Path("run/checkpoints").iterdir())[-newest:]:
+            shutil.rmtree(path)
+
+    return make
+
+
+def last_checkpoint() -> None:
+    """A bit of the finished run's last checkpoint is another one."""
+    flip(max(Path("run/checkpoints").iterdir()) / "shared.h5")
 
 
 def truncate(path: Path) -> None:

@@ -25,6 +25,7 @@ ROWS: Final = {
     "A network of your own": surroundings.NETWORK,
     "Checkpoints": surroundings.CHECKPOINTS,
     "Records": surroundings.REPORT,
+    "Export": surroundings.EXPORT,
     "The command line": configurations.USAGE,
 }
 

@@ -22,6 +22,11 @@ def denied(path: Path, **_: Any) -> None:
     raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
+def refused(path: Path, _: bytes) -> None:
+    """What writing a file ends with for a user without rights."""
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
 DATA: Final = [
     command("a data set that is nowhere", "train --data.name cifar10", "data.root: cifar10 needs the files",
             "home/.cache/structlearn/cifar10", "What to do: unpack"),
@@ -159,4 +164,30 @@ REPORT: Final = [
             given="the folder is read-only"),
     command("a disk that is full", "report run --out page", "--out: page cannot be written to", "No space left",
             "make room", code=1, prepare=make.full_disk, trained=True, given="page/index.html is /dev/full"),
+]  # fmt: skip
+
+EXPORT: Final = [
+    command("a run that is nowhere", "export nowhere --format pt2 --out net.pt2", "nowhere: no such folder",
+            "a run was trained in"),
+    command("a folder without a run", "export empty --format pt2 --out net.pt2", "empty: holds no run",
+            "a run was trained in", prepare=make.folder("empty")),
+    command("a run that has not begun", "export run --format pt2 --out net.pt2", "run: the run has not begun",
+            "train it", code=1, trained=True, prepare=make.no_checkpoint(2), given="run without checkpoints"),
+    command("a run that has not ended", "export run --format pt2 --out net.pt2", "the run has not ended",
+            "epoch 1 of 2", "run the same structlearn train again", code=1, trained=True, prepare=make.no_checkpoint(1),
+            given="run with the checkpoint of its first epoch"),
+    command("a checkpoint that is damaged", "export run --format pt2 --out net.pt2", "the run has not ended",
+            "is passed over: shared.h5: tensor", "checksum differs", code=1, trained=True, prepare=make.last_checkpoint,
+            given="a bit of the last checkpoint flipped"),
+    command("a format that does not exist", "export run --format onxx --out net.onnx", "'onxx' is not one of 'pt2'",
+            trained=True),
+    command("no file to write to", "export run --format pt2", "'--out'", "export --help", trained=True),
+    command("a folder in its place", "export run --format pt2 --out run", "--out: run is a folder", "run/network.pt2",
+            trained=True),
+    command("a place that nobody may write to", "export run --format safetensors --out net", "net cannot be written",
+            "Permission denied", "choose another --out", code=1, trained=True,
+            patched={"hpc.export.write_atomically": refused}, given="the folder is read-only"),
+    command("a format without its packages", "export run --format onnx --out net.onnx", "needs onnx and onnxscript",
+            "pip install 'structlearn[export]'", code=1, trained=True, given="neither onnx nor onnxscript is installed",
+            patched={"jobs.export.find_spec": lambda name: None if name.startswith("onnx") else name}),
 ]  # fmt: skip

@@ -37,11 +37,11 @@ PLANTED = {
     "submitit has no door yet (it will be jobs.submit)": [
         ("jobs/launch.py", "import submitit"),
     ],
-    "jobs runs on a login node: torch and mpi4py only behind hpc.rank": [
+    "jobs runs on a login node: torch and mpi4py only behind hpc.rank and hpc.export": [
         ("jobs/launch.py", "import torch"),
         ("hpc/config/types.py", "import hpc.comm"),
     ],
-    "jobs enters hpc through its configuration, its errors, output, signals, signs of life and hpc.rank": [
+    "jobs enters hpc through its configuration, its errors, output, signals, signs of life, hpc.rank and hpc.export": [
         ("jobs/launch.py", "import hpc.heartbeat"),
     ],
     "the configuration is checked without torch, MPI or HDF5": [
@@ -64,6 +64,22 @@ PLANTED = {
     "inside structlearn.alrao": [
         ("structlearn/alrao/switch.py", "import structlearn.alrao.network"),
         ("structlearn/alrao/utils.py", ""),
+    ],
+    "inside structlearn.scala": [
+        ("structlearn/scala/layers.py", "import structlearn.scala.network"),
+        ("structlearn/scala/utils.py", ""),
+    ],
+    "inside structlearn.structure": [
+        ("structlearn/structure/plan.py", "import structlearn.structure.cut"),
+        ("structlearn/structure/utils.py", ""),
+    ],
+    "inside structlearn.pruning": [
+        ("structlearn/pruning/penalties.py", "import structlearn.pruning.norm"),
+        ("structlearn/pruning/utils.py", ""),
+    ],
+    "inside structlearn.shrinknets": [
+        ("structlearn/shrinknets/switch.py", "import structlearn.shrinknets.killing"),
+        ("structlearn/shrinknets/utils.py", ""),
     ],
     "inside structlearn.models: networks do not know each other": [
         ("structlearn/models/mlp.py", "import structlearn.models.cnn"),

@@ -160,7 +160,9 @@ def test_safetensors_hold_the_weights_and_how_they_are_put_together(run_of, tmp_
     run = run_of("mlp")
     export(run, "safetensors", tmp_path / "network.safetensors")
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    (code,) = [text for text in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "safetensors" in text]
+    (code,) = [
+        text for text in re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL) if "safetensors" in text
+    ]
     x = inputs(run, 5)
     ask = "\nanswers['y'] = network(torch.from_numpy(given['x'])).detach().numpy()"
     answers = in_a_fresh_interpreter(code + ask, {"x": x}, tmp_path)
@@ -268,7 +270,7 @@ def test_a_disk_that_is_full(run_of, tmp_path, monkeypatch) -> None:
 
 def test_a_damaged_checkpoint_is_named(tmp_path) -> None:
     run = trained(tmp_path, {**RUNS["mlp"], "epochs": 2})
-    newest = sorted((run / "checkpoints").iterdir())[-1]
+    newest = max((run / "checkpoints").iterdir())
     damaged = bytearray((newest / "shared.h5").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (newest / "shared.h5").write_bytes(damaged)

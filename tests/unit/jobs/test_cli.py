@@ -293,6 +293,31 @@ def test_who_was_lost_is_said_where_the_others_could_not_know(
     assert status["error"].endswith("last seen training at step 7, was the first to end")
 
 
+# --- export --------------------------------------------------------------------------------------------
+
+
+def test_export_says_what_it_wrote(structlearn: Called, tmp_path: Path) -> None:
+    """The command itself; what is in the files is the business of tests/unit/hpc/test_export.py."""
+    pytest.importorskip("safetensors")
+    model = ("--epochs", "1", "--data.train_size", "64", "--model.widths", "[8]", "--progress", "none")
+    assert structlearn("train", "--run_dir", "run", *model)[0] == 0
+    code, out, err = structlearn("export", "run", "--format", "safetensors", "--out", "out/net.safetensors")
+    file = tmp_path / "out" / "net.safetensors"
+    assert (code, err) == (0, "")
+    assert out == f"export: out/net.safetensors (safetensors, 610 parameters, {file.stat().st_size:,} bytes)\n"
+
+
+def test_what_is_missing_is_said_before_torch_is_loaded(structlearn: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("run").mkdir()
+    monkeypatch.setattr("jobs.export.find_spec", lambda name: None if name in {"torch", "safetensors"} else name)
+    code, _, err = structlearn("export", "run", "--format", "safetensors", "--out", "net")
+    assert code == 1
+    assert err == (
+        "structlearn: export --format safetensors needs torch and safetensors, not installed here; "
+        "pip install 'structlearn[export]'\n"
+    )
+
+
 # --- the real command ----------------------------------------------------------------------------------
 
 

@@ -237,6 +237,27 @@ def test_no_rule_waits_for_the_device() -> None:
         rule(name)(switches)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", RULES)
+def test_on_a_gpu_it_does_the_same_without_waiting(name) -> None:
+    thetas = walk(100, 12, seed=0).float()
+    answers = []
+    for device in ("cpu", "cuda"):
+        switches, kill = [Switch(size).to(device) for size in (5, 7)], rule(name)
+        steps = [theta.to(device).split((5, 7)) for theta in thetas]
+        torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
+        try:
+            for step in steps:
+                for switch, part in zip(switches, step, strict=True):
+                    switch.theta.data.copy_(part)
+                kill(switches)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        answers.append(torch.cat([switch.alive.cpu() for switch in switches]))
+    assert torch.equal(*answers)
+
+
 def test_rules_do_not_need_a_switch() -> None:
     rule("sign_variance")([])
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from structlearn.models import build
-from structlearn.structure import Plan, Structure
+from structlearn.structure import Plan, Structure, verify
+from structlearn.structure.verify import outgoing, random_plan, silence
 
 support = runpy.run_path(str(Path(__file__).parents[3] / "support" / "surgery.py"))
-random_plan, outgoing, silence, stir = (support[name] for name in ("random_plan", "outgoing", "silence", "stir"))
+stir = support["stir"]
 
 PLANS = 100
 NETS = {
@@ -258,3 +259,64 @@ def test_an_order_is_no_change_of_the_function(seed: int, draw: int) -> None:
     structure.apply(Plan({name: tuple(map(int, np.argsort(units))) for name, units in order.items()}))
     assert all(torch.equal(one, weights[name]) for name, one in model.state_dict().items())
     assert structure.plan == Plan({name: tuple(range(len(units))) for name, units in order.items()})
+
+
+class Written(nn.Module):
+    """A network that knows the size of a hidden layer."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.second, self.how = nn.Linear(3, 8), nn.Linear(8, 2), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        match self.how:
+            case "view":
+                x = x.view(-1, 8)
+            case "mean":
+                x = x - x.sum(1, keepdim=True) / 8
+            case "number":
+                x = x * (1 + len(self.first.weight))
+        y: Tensor = self.second(x)
+        return y
+
+
+def test_a_network_that_cannot_be_cut_is_found_out() -> None:
+    example = torch.randn(2, 3)
+    verify(Written("not at all"), example)
+    verify(Written("mean"), example)  # tied down: nothing of it is cut
+    with pytest.raises(ValueError, match=r"it fails when its layers are smaller .* take sizes from tensors"):
+        verify(Written("view"), example)
+    with pytest.raises(ValueError, match="its answer changes when units are cut that do nothing"):
+        verify(Written("number"), example)
+
+
+def test_what_is_never_cut_is_said() -> None:
+    assert Structure(Written("mean"), torch.randn(2, 3)).fixed == {
+        "first": "aten.sum is over them",
+        "second": "they are the network's answer",
+    }
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    structure = Structure(layer, torch.randn(2, 5, 8))
+    assert structure.widths == {"linear1": 16}
+    assert set(structure.fixed) >= {"linear2", "self_attn.out_proj"}
+    verify(layer, torch.randn(2, 5, 8))
+
+
+def test_a_network_that_looks_at_numbers_is_run_as_it_is() -> None:
+    class Looking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            sign = 1 if float(x.abs().max()) > 0 else -1
+            y: Tensor = self.second(sign * self.first(x))
+            return y
+
+    assert Structure(Looking(), torch.randn(2, 3)).widths == {"first": 8}
+
+
+def test_an_example_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"cannot be run with the example.*give a batch as it takes it"):
+        Structure(nn.Linear(3, 2), torch.randn(2, 4))

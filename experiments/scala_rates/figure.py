@@ -1,0 +1,140 @@
+"""The tables and the figure of this experiment, from what ``run.py`` wrote.
+
+python experiments/scala_rates/figure.py [--results DIR] [--out DIR]
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from analysis.style import PALETTE, WIDTH, save, style
+from analysis.tables import write_table
+
+HERE = Path(__file__).parent
+CHANCE = 10.0  # percent: ten classes
+RATE = 1.0  # of all scaled networks
+ACTIVATIONS = {"identity": "linear", "relu": "ReLU"}
+SCALINGS = {"uniform": "scaled, uniform", "sqrt_log": "scaled, 1/(√k log k)", "inverse": "scaled, 1/k"}
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The runs of whole seeds; one that was not finite within its first epoch has chance's accuracy, in percent."""
+    runs = pd.read_csv(path)
+    counts = runs.groupby("seed").units.transform("size")
+    runs = runs[counts == counts.max()].copy()
+    runs["accuracy"] = (100 * runs.valid_accuracy).fillna(CHANCE)
+    scaled = runs.scaling.map(SCALINGS)
+    runs["side"] = scaled.fillna("plain, rate " + runs.rate.map("{:.0e}".format).str.replace("e-0", "e-"))
+    return runs
+
+
+def compared(runs: pd.DataFrame, activation: str) -> pd.DataFrame:
+    """Those of one activation, without the search for another rate."""
+    return runs[(runs.activation == activation) & ((runs.scaling == "none") | (runs.rate == RATE))]
+
+
+def cell(mine: pd.DataFrame) -> str:
+    """Accuracy and epochs, means over seeds."""
+    lost = (mine.state != "done").sum()
+    if lost == len(mine):
+        return "not finite"
+    return f"{mine.accuracy.mean():.1f} ({mine.best_epoch.mean():.0f})" + (f", {lost} not finite" if lost else "")
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each activation and side, one column for each width."""
+    rows = []
+    for activation, title in ACTIVATIONS.items():
+        mine = compared(runs, activation)
+        means = mine.pivot_table(index="side", columns="units", values="accuracy", sort=False)
+        epochs = mine.pivot_table(index="side", columns="units", values="best_epoch", sort=False)
+        best = means.max()
+        for side in means.index:
+            row: dict[str, Any] = {"network": title, "side": side}
+            for units in means.columns:
+                row[f"N = {units}"] = cell(mine[(mine.side == side) & (mine.units == units)])
+            row["accuracy: highest minus lowest"] = f"{means.loc[side].max() - means.loc[side].min():.1f}"
+            row["farthest below the best side"] = f"{(best - means.loc[side]).max():.1f}"
+            row["epochs: most over fewest"] = f"{epochs.loc[side].max() / max(1, epochs.loc[side].min()):.1f}"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def search_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Scaled networks of one width at several rates."""
+    scaled = runs[runs.scaling != "none"]
+    widths = scaled[scaled.rate != RATE].units
+    mine = scaled[scaled.units.isin(widths)]
+    rows = []
+    for (activation, side), part in mine.groupby(["activation", "side"], sort=False):
+        rates = {f"{rate:g}": cell(each) for rate, each in part.groupby("rate")}
+        rows.append({"network": ACTIVATIONS[activation], "side": side, **rates})
+    return pd.DataFrame(rows)
+
+
+def looks(sides: list[str]) -> dict[str, dict[str, Any]]:
+    """Scaled ones are solid and coloured, plain ones dashed, the larger the rate the darker."""
+    found: dict[str, dict[str, Any]] = {}
+    plain = [side for side in sides if side.startswith("plain")]
+    shades = colormaps["Greys"]
+    for place, name in enumerate(SCALINGS.values()):
+        found[name] = {"color": PALETTE[place], "marker": "os^"[place], "zorder": 3}
+    for place, name in enumerate(plain):
+        shade = shades(0.3 + 0.7 * place / max(1, len(plain) - 1))
+        found[name] = {"color": shade, "marker": "DvPX*"[place % 5], "linestyle": (0, (1.5, 1.2)), "linewidth": 1.1}
+    return found
+
+
+def panel(axes: Axes, mine: pd.DataFrame, column: str) -> None:
+    """Means over seeds against the width; bars from the lowest to the highest."""
+    for side, look in looks(list(mine.side.unique())).items():
+        found = mine[mine.side == side].groupby("units")[column]
+        middle = found.mean()
+        bars = [middle - found.min(), found.max() - middle]
+        axes.errorbar(middle.index, middle, bars, label=side, elinewidth=0.6, **look)
+    widths = sorted(mine.units.unique())
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(widths))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def figure(runs: pd.DataFrame) -> Figure:
+    """W's figure 3.3: linear above, ReLU below; accuracy on the left, epochs on the right."""
+    with style():
+        made = Figure(figsize=(WIDTH, 5.0), layout="constrained")
+        places = made.subplots(len(ACTIVATIONS), 2, squeeze=False)
+        for (left, right), (activation, title) in zip(places, ACTIVATIONS.items(), strict=True):
+            mine = compared(runs, activation)
+            panel(left, mine, "accuracy")
+            panel(right, mine, "best_epoch")
+            left.set_ylabel(f"{title}: best validation accuracy, %")
+            right.set_ylabel(f"{title}: epochs to reach it")
+            left.set_ylim(0, 90)
+            right.set_ylim(0, None)
+        for axes in places[-1]:
+            axes.set_xlabel("hidden units N")
+        made.legend(*places[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    runs = read(arguments.results / "runs.csv")
+    for name, made in {"table": table(runs), "table-search": search_table(runs)}.items():
+        write_table(made, arguments.out, name)
+        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
+    save(figure(runs), arguments.out, "figure")
+
+
+if __name__ == "__main__":
+    main()
