@@ -27,7 +27,7 @@ def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     runs = pd.read_csv(path)
     rate, ratio = runs.rate.mode()[0], runs.weight_ratio.mode()[0]
     main = (runs.rate == rate) & (runs.weight_ratio.isna() | (runs.weight_ratio == ratio))
-    search = runs[runs.set.isin(runs[~main].set) & runs.strength.isin(runs[~main].strength)]
+    search = runs[runs.set.isin(runs[~main].set) & runs.side.isin(runs[~main].side)]
     return runs[main], search
 
 
@@ -60,8 +60,9 @@ def table(runs: pd.DataFrame, loss: str, sets: list[str]) -> pd.DataFrame:
             row = {"set": name, "dead columns, at least": f"{share:.0%}"}
             row |= {side: text(values[share], 3) for side, values in found.items()}
             apart = (found[SWITCHES][share] - found[GROUPS][share]).dropna()
-            row["p = 2 minus proximal"] = spread(apart, 3) if len(apart) == len(found[SWITCHES]) else "–"
-            row["p = 2 better"] = f"{(apart < 0).sum()} of {len(apart)}"
+            whole = len(apart) == len(found[SWITCHES])
+            row["p = 2 minus proximal"] = spread(apart, 3) if whole else "–"
+            row["p = 2 better"] = f"{(apart < 0).sum()} of {len(apart)}" if whole else "–"
             made.append(row)
     return pd.DataFrame(made)
 
@@ -73,7 +74,8 @@ def text(values: pd.Series, digits: int) -> str:
 
 def spread(values: pd.Series, digits: int, sign: str = "+") -> str:
     """Mean ± standard deviation over seeds."""
-    return f"{values.mean():{sign}.{digits}f} ± {values.std():.{digits}f}"
+    middle = round(values.mean(), digits) + 0.0  # no minus before a zero
+    return f"{middle:{sign}.{digits}f} ± {values.std():.{digits}f}"
 
 
 def search_table(search: pd.DataFrame) -> pd.DataFrame:
@@ -89,8 +91,8 @@ def search_table(search: pd.DataFrame) -> pd.DataFrame:
 def against_none(removal: pd.DataFrame) -> pd.DataFrame:
     """For each run with a killing rule what it has beside the same run without: loss, and share of the cost."""
     keys = ["set", "strength", "seed"]
-    none = removal[removal.rule == NONE].set_index(keys)
-    found = removal.join(none[["test_loss", "cost"]], on=keys, rsuffix="_none")
+    none = removal[removal.rule == NONE][[*keys, "test_loss", "cost"]]
+    found = removal.merge(none, on=keys, suffixes=("", "_none"), validate="many_to_one")
     found["apart"] = found.test_loss - found.test_loss_none
     found["share"] = 100 * found.cost / found.cost_none
     return found
@@ -120,25 +122,27 @@ def trade_off(axes: Axes, mine: pd.DataFrame, loss: str) -> None:
         found = best_of(part, loss)
         middle, deviation = found.mean(skipna=False), found.std(skipna=False)
         each = look(place)
-        axes.fill_between(100 * SHARES, middle - deviation, middle + deviation, color=each.colour, alpha=0.13, linewidth=0)
+        axes.fill_between(
+            100 * SHARES, middle - deviation, middle + deviation, color=each.colour, alpha=0.13, linewidth=0
+        )
         axes.plot(
             100 * SHARES, middle, color=each.colour, linestyle=each.dash, marker=each.marker, markevery=2, label=side
         )
     axes.set_xlim(0, 100)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05)
 
 
 def curves(runs: pd.DataFrame, loss: str, sets: list[str], label: str) -> Figure:
     """One panel a set."""
     with style():
         rows = (len(sets) + 2) // 3
-        made = Figure(figsize=(WIDTH, 0.5 + 1.9 * rows), layout="constrained")
+        made = Figure(figsize=(WIDTH, 0.4 + 2.1 * rows), layout="constrained")
         places = made.subplots(rows, min(3, len(sets)), squeeze=False)
         for axes, name in zip(places.flat, sets, strict=False):
             mine = runs[runs.set == name]
             trade_off(axes, mine, loss)
             kind = "linear" if name in linear(runs) else "logistic"
-            axes.set_title(f"{name} ({kind}, {mine['columns'].iloc[0]} columns)")
+            axes.set_title(f"{name}\n{kind}, {mine['columns'].iloc[0]} columns")
         for axes in places[-1]:
             axes.set_xlabel("dead columns, %, at least")
         for axes in places[:, 0]:
@@ -152,7 +156,7 @@ def removal_figure(removal: pd.DataFrame) -> Figure:
     found = against_none(removal)
     found = found[found.rule != NONE]
     rules = list(dict.fromkeys(found.rule))
-    names = [rule.replace("sign variance, ", "").replace("sign change", "sign\nchange") for rule in rules]
+    names = [rule.replace("sign variance, g = ", "g =\n").replace("sign change", "sign\nchange") for rule in rules]
     sets, strengths = list(dict.fromkeys(found.set)), sorted(found.strength.unique())
     with style():
         made = Figure(figsize=(WIDTH, 0.6 + 1.6 * len(sets)), layout="constrained")
@@ -175,6 +179,9 @@ def removal_figure(removal: pd.DataFrame) -> Figure:
             right.set_ylabel("cost, %")
             for axes in (left, right):
                 axes.set_xticks(np.arange(len(rules)), names)
+        for axes in places[-1]:
+            axes.set_xlabel("killing rule (sign variance: its g)")
+        made.align_ylabels(places)
         made.legend(*places[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return made
 

@@ -40,9 +40,7 @@ COLUMNS = [*Run._fields, "seed", *RESULTS]
 
 def run_of(name: str, side: str, rule: str, setting: Setting) -> Run:
     ratio = setting.side.get("weight_ratio")
-    return Run(
-        name, side, rule, f"{setting.strength:g}", f"{setting.rate:g}", "" if ratio is None else f"{ratio:g}"
-    )
+    return Run(name, side, rule, f"{setting.strength:g}", f"{setting.rate:g}", "" if ratio is None else f"{ratio:g}")
 
 
 def main_runs(plan: dict[str, Any], name: str) -> Iterator[tuple[Run, Setting]]:
@@ -51,18 +49,15 @@ def main_runs(plan: dict[str, Any], name: str) -> Iterator[tuple[Run, Setting]]:
     for side, options in plan["sides"].items():
         switches = options["method"] == "shrinknets"
         rule = "sign variance, g = 0.99" if switches else ""  # the default of ShrinkNets
-        chosen = [(options, strength, plan["rate"]) for strength in plan["strengths"]]
-        if name == search["set"]:
-            chosen += [(options, each, rate) for rate in search["rates"] for each in search["strengths"]]
-            ratios = search["weight_ratios"] if switches else []
-            chosen += [
-                (options | {"weight_ratio": ratio}, each, plan["rate"])
-                for ratio in ratios
-                for each in search["strengths"]
-            ]
-        for each, strength, rate in chosen:
-            setting = Setting(each, strength, rate, removal=switches)
-            yield run_of(name, side, rule, setting), setting
+        chosen = [(options, plan["rate"])]
+        if name == search["set"] and side in search["sides"]:
+            chosen += [(options, rate) for rate in search["rates"]]
+            if switches:
+                chosen += [(options | {"weight_ratio": ratio}, plan["rate"]) for ratio in search["weight_ratios"]]
+        for each, rate in chosen:
+            for strength in plan["strengths"]:
+                setting = Setting(each, strength, rate, removal=switches)
+                yield run_of(name, side, rule, setting), setting
 
 
 def removal_runs(plan: dict[str, Any], name: str) -> Iterator[tuple[Run, Setting]]:

@@ -1,4 +1,4 @@
-"""The regressions with switches and with group sparsity: what is fitted, against theory, and a small run of all of it."""
+"""The regressions with switches and with group sparsity: what is fitted, against theory; a small run of all."""
 
 import csv
 import subprocess
@@ -18,7 +18,7 @@ strengths: [0.1, 0.9]
 sides:
   "ShrinkNets, p = 2": {method: shrinknets, p: 2, weight_ratio: 0.1}
   "group sparsity, proximal": {method: group_sparsity, proximal: true}
-search: {set: wine, strengths: [0.1], rates: [0.3], weight_ratios: [1.0]}
+search: {set: wine, sides: ["ShrinkNets, p = 2"], rates: [0.3], weight_ratios: [1.0]}
 removal:
   side: "ShrinkNets, p = 2"
   seeds: 3
@@ -146,7 +146,7 @@ def test_the_experiment_runs_resumes_and_is_drawn(tmp_path, environment):
     start("run.py", str(tmp_path / "tiny.yaml"))
     with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * (2 * 2 + 2 * 2 + 3)  # seeds; strengths of both sides on two sets; the search
+    assert len(rows) == 2 * (2 * 2 * 2 + 2 * 2)  # seeds; strengths of both sides on two sets, and in the search
     assert all((row["refit_test_loss"] == "") == (row["set"] == "wine") for row in rows)
     with (tmp_path / "removal.csv").open() as file:
         assert [row["rule"] for row in csv.DictReader(file)] == ["none"] * 3 + ["sign change"] * 3
