@@ -303,3 +303,26 @@ def test_a_run_that_does_not_prune_has_no_structure_in_its_record(tmp_path, caps
     assert "units are left" not in said
     assert attributes["answer_epoch"] == 3
     shutil.rmtree(tmp_path / "run")
+
+
+class Written(nn.Module):
+    """A network with the size of its hidden layer written down in its forward pass."""
+
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 12), nn.Linear(12, outputs)
+
+    def forward(self, x):
+        return self.head(self.first(x.flatten(1)).relu().view(-1, 12))
+
+
+def test_a_network_that_cannot_be_cut_is_found_before_it_is_trained(tmp_path):
+    config = validate(
+        {
+            **DIGITS, "run_dir": str(tmp_path / "run"), "model": {"name": f"{__name__}:Written"},
+            "pruning": {"name": "norm"},
+        }
+    )  # fmt: skip
+    freeze(config)
+    with pytest.raises(ConfigError, match=r"pruning.name: norm does not suit this network: .* take sizes from tensors"):
+        assemble(config, Alone(), StopRequest(), lambda _: None)
