@@ -24,7 +24,14 @@ ROOM = {"name": "sgd", "lr": 1.0, "momentum": 0.5}  # as scaling layers take it
 METHODS = {
     "scalp": {"pruning": {"name": "scalp", "threshold": 0.02, "strength": 0.02}, "optimizer": ROOM},
     "scalp, l1, proximal": {
-        "pruning": {"name": "scalp", "penalty": "l1", "scaling": "inverse", "threshold": 0.01, "proximal": True},
+        "pruning": {
+            "name": "scalp",
+            "penalty": "l1",
+            "scaling": "inverse",
+            "threshold": 0.01,
+            "strength": 0.01,
+            "proximal": True,
+        },
         "optimizer": ROOM,
     },
     "norm": {"pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02}},
