@@ -243,5 +243,6 @@ def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, l
             place += f", from a checkpoint of {loaded.world_size} rank(s)"
     return (
         f"{config.run_dir}: {config.model.name} ({weights:,} parameters) on {config.data.name}, "
-        f"{comm.size} rank(s) on {parts.device.type}{pointed}, {config.exchange.name}, {config.optimizer.name}{method}{place}"
+        f"{comm.size} rank(s) on {parts.device.type}{pointed}, {config.exchange.name}, {config.optimizer.name}{method}"
+        f"{place}"
     )
