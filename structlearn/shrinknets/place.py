@@ -15,6 +15,7 @@ from structlearn.shrinknets.fold import LINEAR
 from structlearn.shrinknets.switch import INITS, Switch
 from structlearn.structure import Structure
 from structlearn.structure.modes import evaluating
+from structlearn.structure.tracker import tensors
 
 NORMS: Final = (_NormBase, nn.GroupNorm)
 
@@ -152,16 +153,8 @@ def _reaching(
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.enable_grad())
         answer = model(*example) if isinstance(example, tuple) else model(example)
-    ends = [*arrived, *(each for each in _tensors(answer) if each.requires_grad)]
+    ends = [*arrived, *(each for each in tensors(answer) if each.requires_grad)]
     gradients = torch.autograd.grad([each.sum() for each in ends], [leaf for _, leaf in begun], allow_unused=True)
     return list(
         dict.fromkeys(name for (name, _), gradient in zip(begun, gradients, strict=True) if gradient is not None)
     )
-
-
-def _tensors(answer: Any) -> list[Tensor]:
-    """The tensors of an answer, however it is put together."""
-    if isinstance(answer, Tensor):
-        return [answer]
-    parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, list | tuple) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]

@@ -14,6 +14,7 @@ def set_sizes(module: nn.Module, *, depthwise: bool) -> None:
         module: The layer.
         depthwise: Is it a convolution that loses groups, not channels of each?
     """
+    _mask_again(module)
     match module:
         case nn.Linear():
             module.out_features, module.in_features = module.weight.shape
@@ -31,8 +32,18 @@ def set_sizes(module: nn.Module, *, depthwise: bool) -> None:
             module.embedding_dim = module.weight.shape[1]
         case nn.RNNBase():
             _set_recurrent(module)
+        case nn.RNNCellBase():
+            module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         case _:
             pass
+
+
+def _mask_again(module: nn.Module) -> None:
+    """Masks of torch.nn.utils.prune: the weight that the layer uses is a product, made anew in each forward pass."""
+    for key, original in module.named_parameters(recurse=False):
+        name = key.removesuffix("_orig")
+        if name != key and hasattr(module, f"{name}_mask"):
+            setattr(module, name, original * getattr(module, f"{name}_mask"))
 
 
 def _set_recurrent(module: nn.RNNBase) -> None:

@@ -72,11 +72,12 @@ class Cut:
         It may have axes of length one, which stay so, where it broadcasts to that shape. A new tensor, in the same
         memory format; `value` itself where nothing changes.
         """
-        last = value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
+        last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(value.dim(), torch.contiguous_format)
+        keeps = not value.is_contiguous() and value.is_contiguous(memory_format=last)
         indices = {axis: index for axis, index in self._index.get(name, {}).items() if value.shape[axis] > 1}
         for axis, index in sorted(indices.items(), key=lambda pair: len(pair[1]) / value.shape[pair[0]]):
             value = value.index_select(axis, self._on(index, value.device))
-        return value.contiguous(memory_format=torch.channels_last) if last and indices else value
+        return value.contiguous(memory_format=last) if keeps and indices else value
 
     def carry(self, name: str, value: Tensor) -> Tensor:
         """`value`, an older version of tensor `name` itself, as it is after the cut: a message, an average, a centre.

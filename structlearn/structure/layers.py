@@ -62,6 +62,7 @@ def _convolution(tracker: Tracker, call: Call) -> list[Axes]:
     if weight.data:
         return unknown(tracker, call)
     tracker.same.fix(weight.labels[2:])
+    tracker.tie([given.labels[0], *given.labels[2:]], "a convolution goes along them")
     weight = Axes([*weight.labels[:2], *[None] * (call.args[1].dim() - 2)], data=False)  # kernels keep their size
     inputs, outputs = (0, 1) if transposed else (1, 0)
     channels, many = call.args[0].shape[1], call.results[0].shape[1]

@@ -58,18 +58,37 @@ def same_axes(tracker: Tracker, call: Call) -> list[Axes]:
     return answers
 
 
+def in_space(tracker: Tracker, call: Call) -> list[Axes]:
+    """Neighbours along the last axes are mixed, as many axes as the operator's name says: places, never units."""
+    axes = tracker.get(call.args[0])
+    dimensions = next(int(each) for each in "123" if f"{each}d" in call.name)
+    tracker.tie(axes.labels[-dimensions:], f"{call.name} mixes neighbours")
+    return same_axes(tracker, call)
+
+
+@handles("constant_pad_nd")
+def _pad(tracker: Tracker, call: Call) -> list[Axes]:
+    axes = tracker.get(call.args[0])
+    tracker.tie(axes.labels[len(axes.labels) - len(call.args[1]) // 2 :], "others are put beside them")
+    return same_axes(tracker, call)
+
+
 handles(
     "clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "native_dropout",
-    "bernoulli", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
-    "max_pool2d_with_indices", "cumsum", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
-    "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
-    "mkldnn_max_pool2d",
+    "bernoulli", "bernoulli_", "normal_", "uniform_", "random_", "exponential_", "zeros_like", "ones_like",
+    "empty_like", "full_like", "rand_like", "randn_like",
 )(same_axes)  # fmt: skip
+handles(
+    "_adaptive_avg_pool1d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_upsample_nearest_exact2d",
+    "adaptive_avg_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "fractional_max_pool2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "mkldnn_max_pool2d",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
+    "replication_pad3d", "upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d",
+    "upsample_nearest2d",
+)(in_space)  # fmt: skip
 
 
-@handles("_softmax", "_log_softmax", "softmax", "log_softmax", "logcumsumexp")
+@handles("_softmax", "_log_softmax", "softmax", "log_softmax", "logcumsumexp", "cumsum", "cumprod")
 def _along_one(tracker: Tracker, call: Call) -> list[Axes]:
     axes = tracker.get(call.args[0])
     tracker.tie([axes.labels[call.args[1]]], f"{call.name} is over them")

@@ -149,6 +149,7 @@ class Structure:
         cut = Cut(plan, self.version, self._axes, self._sets, parameters)
         self.plan = self.plan.then(plan)
         modules = dict(self.model.named_modules())
+        owners = _owners(self.model)
         touched = dict.fromkeys(name.rpartition(".")[0] for name in cut.names)
         for name in cut.names:
             if (parameter := parameters.get(name)) is not None:
@@ -160,8 +161,10 @@ class Structure:
                 if gradient is not None:
                     parameter.grad = cut.select(name, gradient)
             else:
-                owner, key = modules[name.rpartition(".")[0]], name.rpartition(".")[2]
-                setattr(owner, key, cut.select(name, getattr(owner, key)))
+                buffer = self.model.get_buffer(name)
+                smaller = cut.select(name, buffer)
+                for module, key in owners[id(buffer)]:
+                    setattr(module, key, smaller)
         along = {each.tensor for each in self._axes if each.axis == 0 and each.role == "along"}
         for name in touched:
             set_sizes(modules[name], depthwise=f"{name}.weight" in along)
@@ -181,6 +184,15 @@ class Structure:
             start += size
         self._sets = sets
         self._places = None
+
+
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """For each buffer, by its identity: the modules that hold it, and under which names."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            found.setdefault(id(buffer), []).append((module, key))
+    return found
 
 
 def _replace(parameter: nn.Parameter, value: Tensor) -> None:

@@ -51,16 +51,28 @@ class _Watching(TorchDispatchMode):
         if not results:
             return answer
         changed = args[0] if args and isinstance(args[0], Tensor) and results[0] is args[0] else None
-        if changed is not None and len(tensors(args, kwargs)) > 1 and (shared := tracker.aliases(changed)):
-            for axes in shared:  # written through a view: what the whole holds is not followed
+        others = tensors(args[1:], kwargs)
+        if changed is not None and _hidden(tracker, changed, others):
+            for axes in tracker.aliases(changed):  # written through a view: what the whole holds is not followed
                 tracker.tie(axes.labels, f"{func.overloadpacket} writes into a part of them")
                 axes.data = True
-            for each in tensors(args[1:], kwargs):
+            for each in others:
                 tracker.tie(tracker.get(each).labels, f"{func.overloadpacket} writes them into a part of something")
         call = Call(str(func.overloadpacket), args, kwargs, results)
         for result, axes in zip(results, rule_of(func)(tracker, call), strict=True):
             tracker.put(result, axes)
         return answer
+
+
+def _hidden(tracker: Tracker, changed: Tensor, others: list[Tensor]) -> bool:
+    """Does what is written into a view bring units that the whole knows nothing of? They would be lost from sight."""
+    own = tracker.get(changed).labels
+    brings = any(
+        each is not None and len(own) >= back and own[-back] is None
+        for other in others
+        for back, each in enumerate(reversed(tracker.get(other).labels), 1)
+    )
+    return brings and bool(tracker.aliases(changed))
 
 
 _SAME: Final = frozenset(
@@ -82,22 +94,23 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Traced:
     """Follow the channels of a network through one forward pass, in evaluation.
 
     The pass is made on the meta device, by a copy without numbers: it costs milliseconds whatever the network's size.
-    A network that looks at numbers on its way is run as it is.
+    A network that looks at numbers on its way is run as it is. One with parameters or buffers that it does not use in
+    evaluation (an auxiliary output, a running centre) is followed through training, too.
 
     Args:
         model: Any network. It is left alone.
         example: What it is called with: a tensor, or a tuple of arguments.
 
     Raises:
-        ValueError: the network cannot be run with the example.
+        ValueError: the network cannot be run with the example, or answers without a tensor.
     """
     arguments = example if isinstance(example, tuple) else (example,)
     try:
-        return _follow(_copied(model, "meta"), _moved(arguments, "meta"))
+        return _follow(copied(model, "meta"), _moved(arguments, "meta"))
     except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
         where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     try:
-        return _follow(_copied(model, None), _moved(arguments, where))
+        return _follow(copied(model), _moved(arguments, where))
     except Exception as error:
         raise ValueError(f"the network cannot be run with the example: {error}; give a batch as it takes it") from error
 
@@ -110,13 +123,16 @@ def _follow(model: nn.Module, arguments: tuple[Any, ...]) -> Traced:
     _tie_together(tracker, model, found)
     for each in tensors(*arguments):
         tracker.put(each, Axes([None] * each.dim(), data=True))
-    with torch.no_grad(), _Watching(tracker):
-        answer = model(*arguments)
-    for each in tensors(answer):
-        tracker.tie(tracker.get(each).labels, "they are the network's answer")
+    _pass(tracker, model, arguments)
+    beside = _beside(model)
+    if any(
+        own is not None and (name, axis) not in tracker.roles and name not in beside
+        for name, axes in found.items()
+        for axis, own in enumerate(axes.labels)
+    ):
+        _pass(tracker, model.train(), arguments)
     roles = tracker.roles
     labels: dict[str, dict[int, Labels]] = {}
-    beside = _beside(model)
     for name, axes in found.items():
         for axis, own in enumerate(axes.labels):
             if own is not None and ((name, axis) in roles or name in beside):
@@ -124,10 +140,19 @@ def _follow(model: nn.Module, arguments: tuple[Any, ...]) -> Traced:
     return Traced(labels, roles, tracker.same, tracker.why)
 
 
+def _pass(tracker: Tracker, model: nn.Module, arguments: tuple[Any, ...]) -> None:
+    with torch.no_grad(), _Watching(tracker):
+        answer = tensors(model(*arguments))
+    if not answer:
+        raise ValueError("there is no tensor in its answer")
+    for each in answer:
+        tracker.tie(tracker.get(each).labels, "they are the network's answer")
+
+
 def _tie_together(tracker: Tracker, model: nn.Module, found: dict[str, Axes]) -> None:
     """What a forward pass does not show: recurrent layers have one number of cells; buffers that go along."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             prefix = f"{name}." if name else ""
             own = {key: found[prefix + key].labels for key, _ in module.named_parameters(recurse=False)}
             _tie_cells(tracker, module, own)
@@ -137,19 +162,21 @@ def _tie_together(tracker: Tracker, model: nn.Module, found: dict[str, Axes]) ->
             tracker.same.unite(goes, along)
 
 
-def _tie_cells(tracker: Tracker, module: nn.RNNBase, own: dict[str, list[Labels | None]]) -> None:
-    cells, outputs = list[Labels](), list[Labels]()
+def _tie_cells(tracker: Tracker, module: nn.RNNBase | nn.RNNCellBase, own: dict[str, list[Labels | None]]) -> None:
+    cells, outputs, projected = list[Labels](), list[Labels](), getattr(module, "proj_size", 0)
     for key, (rows, *columns) in own.items():
+        tracker.mark(rows, "out")  # a state of zeros hides that the weights of states are used
+        tracker.mark(columns[0] if columns else None, "in")
         if rows is not None:
             gates = rows.reshape(-1, module.hidden_size) if "_hr" not in key else rows[None]
             (outputs if "_hr" in key else cells).extend(gates)  # gates of all cells, one after the other
         across = columns[0] if columns else None
         if across is not None and "_ih" not in key:
-            (outputs if module.proj_size and "_hh" in key else cells).append(across)
+            (outputs if projected and "_hh" in key else cells).append(across)
     for each in (cells, outputs):
         for labels in each[1:]:
             tracker.same.unite(each[0], labels)
-    if module.proj_size:
+    if projected:
         tracker.tie(cells, "torch wants more cells than they are projected to")
 
 
@@ -163,9 +190,15 @@ def _beside(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _copied(model: nn.Module, device: str | None) -> nn.Module:
-    """A copy in evaluation; on the meta device, one that never had the numbers."""
+def copied(model: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy of a network, in evaluation; on the meta device, one that never had the numbers."""
     memo: dict[int, Any] = {}
+    for (
+        module
+    ) in model.modules():  # what a hook has computed, such as a weight with its mask, cannot be copied by torch
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
     if device is not None:
         for parameter in model.parameters():
             empty = torch.empty_like(parameter, device=device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -143,13 +145,27 @@ class Call:
 
 
 def tensors(*values: Any) -> list[Tensor]:
-    """The tensors among values, also those in lists."""
+    """The tensors among values, also those in lists, mappings and objects."""
     found: list[Tensor] = []
-    for value in values:
+    seen: set[int] = set()
+    waiting = list(reversed(values))
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, list | tuple):
-            found += tensors(*value)
-        elif isinstance(value, dict):
-            found += tensors(*value.values())
+            continue
+        inside = _inside(value)
+        if inside and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(reversed(inside))
     return found
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, type | ModuleType) or not hasattr(value, "__dict__"):
+        return []
+    return list(vars(value).values())

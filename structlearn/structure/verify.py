@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from structlearn.structure.plan import Plan
 from structlearn.structure.structure import Structure
+from structlearn.structure.trace import copied
 from structlearn.structure.tracker import tensors
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ def verify(model: nn.Module, example: Tensor | tuple[Any, ...], seed: int = 0) -
     Raises:
         ValueError: the network cannot be cut.
     """
-    trial = copy.deepcopy(model).eval()
+    trial = copied(model)
     arguments = example if isinstance(example, tuple) else (example,)
     structure = Structure(trial, example)
+    _stir(trial, seed)
     plan = random_plan(structure, np.random.default_rng(seed))
     silence(outgoing(structure, plan))
     with torch.no_grad():
@@ -49,9 +50,23 @@ def verify(model: nn.Module, example: Tensor | tuple[Any, ...], seed: int = 0) -
     for one, other in zip(before, after, strict=True):
         if one.shape != other.shape:
             raise ValueError(_wrong(f"its answer has the shape {tuple(other.shape)}, not {tuple(one.shape)}"))
-        scale = float(one.abs().max()) if one.numel() else 0.0
-        if one.is_floating_point() and not float((one - other).abs().max()) <= TOLERANCE * scale:
+        if not one.is_floating_point() or not one.numel():
+            continue
+        scale = float(one.abs().max())
+        if not float((one - other).abs().max()) <= max(TOLERANCE, 32 * torch.finfo(one.dtype).eps) * scale:
             raise ValueError(_wrong("its answer changes when units are cut that do nothing"))
+    if not any(bool(each.any()) for each in before):
+        raise ValueError("this network's answer to the example is 0 whatever its weights; give one that it answers to")
+
+
+@torch.no_grad()
+def _stir(model: nn.Module, seed: int) -> None:
+    """Other weights: what starts as 0 (an output layer, a branch's last scale) hides all that comes before it."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.numel():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.add_(noise * max(float(parameter.square().mean().sqrt()), 0.1) / 4)
 
 
 def random_plan(structure: Structure, chance: np.random.Generator, *, every: float = 0.9, least: float = 0.0) -> Plan:

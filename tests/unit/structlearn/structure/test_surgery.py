@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import runpy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils import prune
 
 from structlearn import scala, shrinknets
 from structlearn.models import build
@@ -206,19 +208,31 @@ class Cells(nn.Module):
         return self.head(self.rnn(self.gru(x)[0])[0])
 
 
+class ByStep(nn.Module):
+    """Cells that are called by hand, once each, from a state of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru, self.head = nn.LSTMCell(3, 5), nn.GRUCell(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gru(self.lstm(x)[0]))
+
+
 @pytest.mark.parametrize(
-    ("kind", "example"),
+    ("kind", "example", "widths"),
     [
-        (Grouped, torch.randn(2, 2, 9, dtype=torch.float64)),
-        (Mobile, torch.randn(2, 3, 6, 6, dtype=torch.float64)),
-        (Raw, torch.randn(3, 5, dtype=torch.float64)),
-        (Cells, torch.arange(8).view(2, 4)),
+        (Grouped, torch.randn(2, 2, 9, dtype=torch.float64), {"first": 4, "grouped": 6, "up": 4, "regrouped": 3}),
+        (Mobile, torch.randn(2, 3, 6, 6, dtype=torch.float64), {"first": 3, "squeeze": 4, "grouped": 4}),
+        (Raw, torch.randn(3, 5, dtype=torch.float64), {"into": 7, "wide": 6}),
+        (Cells, torch.arange(8).view(2, 4), {"table": 6, "lstm": 5, "small": 3, "gru": 4, "rnn": 5}),
+        (ByStep, torch.randn(2, 3, dtype=torch.float64), {"lstm": 5, "gru": 4}),
     ],
 )
-def test_layers_that_no_model_here_has(kind: type[nn.Module], example: Tensor) -> None:
+def test_layers_that_no_model_here_has(kind: type[nn.Module], example: Tensor, widths: dict[str, int]) -> None:
     torch.manual_seed(0)
     model = stir(kind()).double()
-    assert sum(Structure(model, example).widths.values()) >= 10
+    assert Structure(model, example).widths == widths
     cut_and_compare(model, example, PLANS)
 
 
@@ -368,3 +382,130 @@ def test_a_network_that_looks_at_numbers_is_run_as_it_is() -> None:
 def test_an_example_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"cannot be run with the example.*give a batch as it takes it"):
         Structure(nn.Linear(3, 2), torch.randn(2, 4))
+
+
+@dataclass
+class Answer:
+    """What a network may answer with."""
+
+    scores: Tensor
+    beside: dict[str, Tensor]
+
+
+class Made(nn.Module):
+    """A hidden layer, and something done with it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.first, self.second = what, nn.Linear(3, 8), nn.Linear(8, 4)
+        self.wide, self.aside = nn.Conv1d(1, 1, 3, padding=1), nn.Linear(8, 2)
+        self.register_buffer("centre", torch.zeros(8))
+        self.shared = nn.ModuleDict({"one": Held(self.centre), "two": Held(self.centre)})
+
+    def forward(self, x: Tensor) -> object:
+        h = self.first(x)
+        match self.what:
+            case "answer":
+                return Answer(self.second(h), {"more": self.aside(h)})
+            case "nothing":
+                return None
+            case "cumsum":
+                h = h.cumsum(1)
+            case "pool":
+                h = F.max_pool1d(h[:, None], 3, 1, 1)[:, 0]
+            case "pad":
+                h = F.pad(h, (1, 0))[:, 1:]
+            case "space":
+                h = self.wide(h[:, None]).mean(1)
+            case "shared":
+                h = self.shared["two"](self.shared["one"](h))
+            case "in training":
+                if self.training:
+                    self.centre.mul_(0.9).add_(0.1 * h.mean(0))
+                    return self.second(h), self.aside(h)
+        return self.second(h)
+
+
+class Held(nn.Module):
+    """Adds a buffer that others hold, too."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("values", values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.values
+
+
+def test_an_answer_of_any_kind_is_never_cut() -> None:
+    structure = Structure(Made("answer"), torch.randn(2, 3))
+    assert structure.widths == {"first": 8}
+    assert set(structure.fixed) == {"second", "aside"}
+    with pytest.raises(ValueError, match="no tensor in its answer"):
+        Structure(Made("nothing"), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("what", ["cumsum", "pool", "pad", "space"])
+def test_units_whose_neighbours_matter_are_never_cut(what: str) -> None:
+    structure = Structure(Made(what), torch.randn(2, 3))
+    assert structure.widths == {}
+    assert "first" in structure.fixed
+
+
+def test_a_buffer_of_several_modules_is_cut_in_all_of_them() -> None:
+    model = Made("shared").double()
+    model.shared["one"].values = model.shared["two"].values = model.centre  # double() has made three of it
+    example = torch.randn(2, 3, dtype=torch.float64)
+    assert Structure(model, example).widths == {"first": 8}
+    cut_and_compare(model, example, 10)
+    Structure(model, example).apply(Plan({"first": (3, 1)}))
+    assert model.shared["one"].values is model.shared["two"].values is model.centre
+
+
+def test_what_is_used_in_training_only_is_cut_too() -> None:
+    model = Made("in training").double()
+    example = torch.randn(4, 3, dtype=torch.float64)
+    structure = Structure(model, example)
+    assert {place.tensor for place in structure.sets["first"].places} >= {"aside.weight", "centre"}
+    plan = Plan({"first": (6, 0, 2)})
+    model.train()
+    silence(outgoing(structure, plan))
+    before = model(example)
+    structure.apply(plan)
+    for one, other in zip(model(example), before, strict=True):
+        assert_equal(one, other)
+
+
+def test_masks_of_torch_are_cut() -> None:
+    model = Made("plain").double()
+    prune.random_unstructured(model.first, "weight", 0.5)
+    prune.l1_unstructured(model.second, "weight", 0.3)
+    example = torch.randn(2, 3, dtype=torch.float64)
+    model(example)  # its weights are products now, which autograd has a history of
+    verify(model, example)
+    structure = Structure(model, example)
+    masks = {name: buffer.clone() for name, buffer in model.named_buffers() if name.endswith("mask")}
+    cut = structure.apply(Plan({"first": (5, 1)}))
+    for name, mask in masks.items():
+        assert torch.equal(model.get_buffer(name), cut.select(name, mask))
+    assert (model.first.out_features, model.second.in_features) == (2, 2)
+    assert model(example).shape == (2, 4)
+
+
+def test_the_memory_format_stays() -> None:
+    flat = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).to(memory_format=torch.channels_last)
+    deep = nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), nn.Conv3d(8, 8, 3)).to(memory_format=torch.channels_last_3d)
+    for model, example, kind in (
+        (flat, torch.randn(1, 3, 6, 6), torch.channels_last),
+        (deep, torch.randn(1, 3, 6, 6, 6), torch.channels_last_3d),
+    ):
+        Structure(model, example).apply(Plan({"0": (0, 3, 4)}))
+        assert all(model[layer].weight.is_contiguous(memory_format=kind) for layer in (0, 2))
+
+
+def test_a_trial_sees_through_zeros() -> None:
+    model = Written("number")
+    nn.init.zeros_(model.second.weight)
+    with pytest.raises(ValueError, match="its answer changes"):
+        verify(model, torch.randn(2, 3))
+    verify(Written("not at all").bfloat16(), torch.randn(2, 3).bfloat16())
