@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -29,6 +30,8 @@ def read(path: Path) -> pd.DataFrame:
     counts = runs.groupby("seed").units.transform("size")
     runs = runs[counts == counts.max()].copy()
     runs["accuracy"] = (100 * runs.valid_accuracy).fillna(CHANCE)
+    curves = runs.valid_accuracies.astype(str).str.split()
+    runs["first"] = (100 * curves.str[0].astype(float)).fillna(CHANCE)
     scaled = runs.scaling.map(SCALINGS)
     runs["side"] = scaled.fillna("plain, rate " + runs.rate.map("{:.0e}".format).str.replace("e-0", "e-"))
     return runs
@@ -62,6 +65,23 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
             row["accuracy: highest minus lowest"] = f"{means.loc[side].max() - means.loc[side].min():.1f}"
             row["farthest below the best side"] = f"{(best - means.loc[side]).max():.1f}"
             row["epochs: most over fewest"] = f"{epochs.loc[side].max() / max(1, epochs.loc[side].min()):.1f}"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def speed_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The validation accuracy after the first epoch, and the training loss of the last; one row for each side."""
+    rows = []
+    for activation, title in ACTIVATIONS.items():
+        mine = compared(runs, activation)
+        first, last = (
+            mine.pivot_table(index="side", columns="units", values=column, sort=False)
+            for column in ("first", "train_loss")
+        )
+        for side in first.index:
+            row = {"network": title, "side": side}
+            row |= {f"first epoch, %: N = {units}": f"{each:.1f}" for units, each in first.loc[side].items()}
+            row |= {f"last loss: N = {units}": f"{each:.2f}" for units, each in last.loc[side].items()}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -105,6 +125,14 @@ def panel(axes: Axes, mine: pd.DataFrame, column: str) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
 
 
+def by_errors(axes: Axes) -> None:
+    """Accuracies so that equal ratios of errors are equally far apart."""
+    axes.set_yscale("function", functions=(lambda a: -np.log(100.001 - a), lambda e: 100.001 - np.exp(-e)))
+    axes.yaxis.set_major_locator(FixedLocator([30, 50, 60, 70, 75, 80, 85]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(CHANCE, 87)
+
+
 def figure(runs: pd.DataFrame) -> Figure:
     """W's figure 3.3: linear above, ReLU below; accuracy on the left, epochs on the right."""
     with style():
@@ -116,7 +144,7 @@ def figure(runs: pd.DataFrame) -> Figure:
             panel(right, mine, "best_epoch")
             left.set_ylabel(f"{title}: best validation accuracy, %")
             right.set_ylabel(f"{title}: epochs to reach it")
-            left.set_ylim(0, 90)
+            by_errors(left)
             right.set_ylim(0, None)
         for axes in places[-1]:
             axes.set_xlabel("hidden units N")
@@ -130,7 +158,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     runs = read(arguments.results / "runs.csv")
-    for name, made in {"table": table(runs), "table-search": search_table(runs)}.items():
+    tables = {"table": table(runs), "table-speed": speed_table(runs), "table-search": search_table(runs)}
+    for name, made in tables.items():
         write_table(made, arguments.out, name)
         print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
     save(figure(runs), arguments.out, "figure")

@@ -7,13 +7,18 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 
-def set_sizes(module: nn.Module) -> None:
-    """Have a layer's attributes say what its weights are: `out_features`, `num_features`, `groups`, ..."""
+def set_sizes(module: nn.Module, *, depthwise: bool) -> None:
+    """Have a layer's attributes say what its weights are: `out_features`, `num_features`, `groups`, ...
+
+    Args:
+        module: The layer.
+        depthwise: Is it a convolution that loses groups, not channels of each?
+    """
     match module:
         case nn.Linear():
             module.out_features, module.in_features = module.weight.shape
         case _ConvNd():
-            _set_convolution(module)
+            _set_convolution(module, depthwise=depthwise)
         case _NormBase():
             values = module.weight if module.weight is not None else module.running_mean
             if values is not None:
@@ -40,9 +45,8 @@ def _set_recurrent(module: nn.RNNBase) -> None:
     module.flatten_parameters()
 
 
-def _set_convolution(module: _ConvNd) -> None:
+def _set_convolution(module: _ConvNd, *, depthwise: bool) -> None:
     first, second = module.weight.shape[:2]
-    depthwise = module.groups > 1 and module.groups == module.in_channels
     many = module.out_channels // module.groups  # outputs of a group
     if module.transposed:
         module.in_channels, module.groups = first, first if depthwise else module.groups

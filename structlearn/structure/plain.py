@@ -20,6 +20,7 @@ def unknown(tracker: Tracker, call: Call) -> list[Axes]:
     return [Axes([None] * result.dim(), data) for result in call.results]
 
 
+@handles("hardswish", "hardswish_", "_prelu_kernel", "log_sigmoid_forward", "rrelu_with_noise")  # torch tags the others
 def pointwise(tracker: Tracker, call: Call) -> list[Axes]:
     """Entry by entry, broadcast: a channel is the same in all arguments (a residual sum, a scale, an activation)."""
     given = [(each, tracker.get(each)) for each in call.tensors]

@@ -153,6 +153,29 @@ def _pieces(tracker: Tracker, call: Call) -> list[Axes]:
     return answers
 
 
+@handles("repeat")
+def _repeat(tracker: Tracker, call: Call) -> list[Axes]:
+    """An instance normalisation repeats its scale for each sample."""
+    axes = tracker.get(call.args[0])
+    times = list(call.args[1])
+    labels: list[Labels | None] = [*[None] * (len(times) - len(axes.labels)), *axes.labels]
+    found = [each if each is None else np.tile(each, many) for each, many in zip(labels, times, strict=True)]
+    return [Axes(found, axes.data)]
+
+
+@handles("channel_shuffle", "native_channel_shuffle")
+def _shuffle(tracker: Tracker, call: Call) -> list[Axes]:
+    """The first channels of all groups, then the second ones: all groups lose the same."""
+    axes = tracker.get(call.args[0])
+    labels = list(axes.labels)
+    whole = labels[1]
+    if whole is not None:
+        grid = whole.reshape(call.args[1], -1)
+        tracker.same.unite(grid, grid[:1])
+        labels[1] = grid.T.reshape(-1)
+    return [Axes(labels, axes.data)]
+
+
 @handles("glu")
 def _glu(tracker: Tracker, call: Call) -> list[Axes]:
     axes = tracker.get(call.args[0])

@@ -162,8 +162,9 @@ class Structure:
             else:
                 owner, key = modules[name.rpartition(".")[0]], name.rpartition(".")[2]
                 setattr(owner, key, cut.select(name, getattr(owner, key)))
+        along = {each.tensor for each in self._axes if each.axis == 0 and each.role == "along"}
         for name in touched:
-            set_sizes(modules[name])
+            set_sizes(modules[name], depthwise=f"{name}.weight" in along)
         self._renumber(plan, cut)
         if optimizer is not None and hasattr(optimizer, "restructure"):
             optimizer.restructure(cut)

@@ -18,7 +18,7 @@ CASES = {
     "linear on sequences": (lambda **o: ScaledLinear(6, 5, bias=False, **o), (1, 2, 6), (7, 9, 6)),
     "conv1d": (lambda **o: ScaledConv1d(4, 5, 3, padding=1, **o), (1, 4, 5), (3, 4, 9)),
     "conv2d": (lambda **o: ScaledConv2d(4, 6, 3, stride=2, dilation=2, **o), (1, 4, 5, 6), (5, 4, 9, 8)),
-    "circular": (lambda **o: ScaledConv2d(4, 6, 3, padding=1, padding_mode="circular", **o), (1, 4, 3, 3), (5, 4, 9, 8)),
+    "frame": (lambda **o: ScaledConv2d(4, 6, 3, padding=1, padding_mode="circular", **o), (1, 4, 3, 3), (5, 4, 8, 8)),
     "conv2d, groups": (lambda **o: ScaledConv2d(6, 4, 3, groups=2, **o), (1, 6, 3, 3), (3, 6, 5, 5)),
     "depthwise": (lambda **o: ScaledConv2d(4, 8, 3, groups=4, **o), (1, 4, 3, 3), (3, 4, 5, 5)),
     "conv3d": (lambda **o: ScaledConv3d(2, 3, 2, **o), (1, 2, 2, 2, 2), (3, 2, 4, 4, 4)),

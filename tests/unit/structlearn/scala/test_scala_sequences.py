@@ -6,7 +6,7 @@ from math import log, pi, sqrt
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from structlearn.scala import SEQUENCES, scaling
@@ -14,6 +14,7 @@ from structlearn.scala import SEQUENCES, scaling
 NAMES = st.sampled_from(sorted(SEQUENCES))
 
 
+@settings(deadline=None)
 @given(
     name=NAMES,
     inputs=st.integers(1, 3000),
@@ -31,12 +32,14 @@ def test_pre_activations_have_the_variance_wanted(name, inputs, area, s2, biases
     assert (sigma.diff() <= 0).all()
 
 
+@settings(deadline=None)
 @given(name=NAMES, groups=st.integers(1, 8), each=st.integers(1, 20), area=st.sampled_from([1, 9, 25]))
 def test_each_group_of_a_convolution_meets_the_rule_by_itself(name, groups, each, area):
     sigma = scaling(name, groups * each, kernel_area=area, groups=groups).view(groups, each)
     torch.testing.assert_close(area * sigma.square().sum(1), torch.full((groups,), 2.0).double())
 
 
+@settings(deadline=None)
 @given(name=NAMES, ranks=st.lists(st.integers(0, 50), min_size=1, max_size=40))
 def test_inputs_of_one_place_share_a_factor_and_all_meet_the_rule(name, ranks):
     sigma = scaling(name, torch.tensor(ranks), s2=1.0)

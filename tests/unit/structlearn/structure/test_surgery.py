@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from structlearn import scala, shrinknets
 from structlearn.models import build
 from structlearn.structure import Plan, Structure, verify
 from structlearn.structure.verify import outgoing, random_plan, silence
@@ -64,12 +65,27 @@ def cut_and_compare(model: nn.Module, example: Tensor, plans: int) -> None:
         assert_equal(cut(example), before)
 
 
-@pytest.mark.parametrize("activation", ["relu", "maxmin"])
+def switched(module: nn.Module, _: object, y: Tensor) -> Tensor:
+    """A cell's output, (batch, T, cells), behind its switch."""
+    answer: Tensor = module.switch(y)
+    return answer
+
+
+@pytest.mark.parametrize("variant", ["plain", "scala", "switches", "maxmin"])
 @pytest.mark.parametrize("name", NETS)
-def test_cutting_silent_units_changes_nothing(name: str, activation: str) -> None:
-    if name == "lstm" and activation != "relu":
+def test_cutting_silent_units_changes_nothing(name: str, variant: str) -> None:
+    """100 random plans each."""
+    if name == "lstm" and variant == "maxmin":
         pytest.skip("its activation is the cell's")
-    model, example = network(name, **({} if name == "lstm" else {"activation": activation}))
+    model, example = network(name, **({"activation": "maxmin"} if variant == "maxmin" else {}))
+    if variant == "scala":
+        scala.adopt(model, keep_function=True)
+    elif variant == "switches" and name == "lstm":
+        for recurrent in (model.features[1], model.features[2]):
+            recurrent.switch = shrinknets.Switch(recurrent.lstm.hidden_size, axis=-1).double()
+            recurrent.register_forward_hook(switched)  # by hand: a cell's output also goes back into it
+    elif variant == "switches":
+        shrinknets.adopt(model, example)
     cut_and_compare(model, example, PLANS)
 
 
@@ -125,6 +141,37 @@ class Grouped(nn.Module):
         return self.last(x.mean(2))
 
 
+def test_groups_of_one_input_keep_their_number() -> None:
+    """What has shrunk to one input a group looks like a depthwise convolution, and is none."""
+    model, example = Grouped().double(), torch.randn(2, 2, 9, dtype=torch.float64)
+    structure = Structure(model, example)
+    structure.apply(Plan({"first": (2,)}))
+    assert (model.grouped.groups, model.grouped.in_channels) == (3, 3)
+    structure.apply(Plan({"grouped": (5, 0, 3)}))
+    assert (model.grouped.groups, model.grouped.out_channels) == (3, 9)
+    assert model(example).shape == (2, 3)
+
+
+class Mobile(nn.Module):
+    """Squeeze and excitation, shuffled channels, instance normalisation, activations that torch does not tag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 12, 3)
+        self.norm = nn.InstanceNorm2d(12, affine=True)
+        self.squeeze, self.excite = nn.Linear(12, 4), nn.Linear(4, 12)
+        self.grouped = nn.Conv2d(12, 8, 3, groups=2)
+        self.shuffle = nn.ChannelShuffle(2)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.norm(self.first(x)))
+        gate = torch.sigmoid(self.excite(F.hardswish(self.squeeze(x.mean((2, 3))))))
+        x = self.grouped(self.shuffle(x * gate[:, :, None, None]))
+        y: Tensor = self.last(F.logsigmoid(x).amax((2, 3)))
+        return y
+
+
 class Raw(nn.Module):
     """Parameters without layers, a gate, an einsum, a tied weight, and a shape that is looked up."""
 
@@ -163,6 +210,7 @@ class Cells(nn.Module):
     ("kind", "example"),
     [
         (Grouped, torch.randn(2, 2, 9, dtype=torch.float64)),
+        (Mobile, torch.randn(2, 3, 6, 6, dtype=torch.float64)),
         (Raw, torch.randn(3, 5, dtype=torch.float64)),
         (Cells, torch.arange(8).view(2, 4)),
     ],
