@@ -7,12 +7,12 @@ import argparse
 import hashlib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 import analysis
 from analysis.style import GREY, PALETTE, WIDTH, save, style
@@ -21,8 +21,7 @@ from analysis.tables import write_table
 HERE = Path(__file__).parent
 UNCUT = hashlib.sha256(b"{}").hexdigest()[:16]
 """The digest of a plan that changes nothing."""
-EXACT: dict[str, Any] = {"dtype": {"digest": str, "widths": str}, "float_precision": "round_trip"}
-"""How to read what ranks wrote down: masses bit for bit."""
+NUMBERS = {"epoch", "rank"}
 REFERENCE = "one rank, batch 128"
 LOOKS = {  # side: colour, marker
     REFERENCE: ("#000000", "o"),
@@ -38,7 +37,7 @@ def sides(records: analysis.Records) -> pd.DataFrame:
     rows = {}
     for run, row in records.runs[records.runs.state == "done"].set_index("run").iterrows():
         alone = row.world_size == 1
-        side = f"one rank, batch {row['config.data.batch_size']:.0f}" if alone else row["config.exchange.name"]
+        side = f"one rank, batch {int(row['config.data.batch_size'])}" if alone else row["config.exchange.name"]
         by_layer = records.structure[records.structure.run == run].pivot_table(
             values="width", index="epoch", columns="layer", sort=False
         )
@@ -60,6 +59,12 @@ def phases(file: Path) -> tuple[int, list[str]]:
     with h5py.File(file) as record:
         pruned = int((record["structure/phase"][()] == b"pruning").sum())
         return pruned, [each.decode() for each in record["structure/digest"][()]]
+
+
+def read(file: Path) -> pd.DataFrame:
+    """What ranks wrote down, masses bit for bit."""
+    texts = pd.read_csv(file, dtype=str)
+    return texts.assign(mass=texts["mass"].map(float), **{name: texts[name].astype(int) for name in NUMBERS & {*texts}})
 
 
 def table(frame: pd.DataFrame, records: analysis.Records, results: Path) -> pd.DataFrame:
@@ -105,7 +110,7 @@ def agreement(frame: pd.DataFrame, records: analysis.Records, results: Path) -> 
             digests = dict(enumerate(phases(results / run / "record.h5")[1], 1))
             widths = records.structure[records.structure.run == run].groupby("epoch").width
             recorded = {epoch: "/".join(map(str, values)) for epoch, values in widths}
-            ranks = pd.read_csv(results / run / "ranks.csv", **EXACT)
+            ranks = read(results / run / "ranks.csv")
             assert set(ranks.epoch) == set(digests) == set(recorded)
             assert (ranks.groupby("epoch")["rank"].nunique() == ranks["rank"].nunique()).all()
             cuts += sum(now != before for before, now in pairwise([UNCUT, *digests.values()]))
@@ -115,7 +120,7 @@ def agreement(frame: pd.DataFrame, records: analysis.Records, results: Path) -> 
             )
             sums += [sum(masses) for _, masses in ranks.groupby("epoch").mass]
             between += [ranks.mass.min(), ranks.mass.max()]
-            written = pd.read_csv(results / run / "checkpoint.csv", **EXACT)
+            written = read(results / run / "checkpoint.csv")
             end = max(digests)
             saved += len(written)
             others_saved += int(((written.digest != digests[end]) | (written.widths != recorded[end])).sum())
@@ -139,23 +144,28 @@ def agreement(frame: pd.DataFrame, records: analysis.Records, results: Path) -> 
     return pd.DataFrame(rows)
 
 
-def figure(frame: pd.DataFrame, records: analysis.Records) -> Figure:
-    """Parameters left and test accuracy after each epoch, a line a run; the final widths."""
+def figure(frame: pd.DataFrame, records: analysis.Records, results: Path) -> Figure:
+    """By epochs, a line a run: parameters left, test accuracy, the first layer's norm; what the runs answer with."""
     epochs = records.epochs.merge(frame[["side", "seed"]], left_on="run", right_index=True)
     with style():
-        made = Figure(figsize=(WIDTH, 2.9), layout="constrained")
-        sizes, curves, ends = made.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
+        made = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        (sizes, curves), (norms, ends) = made.subplots(2, 2)
         for side, (colour, marker) in LOOKS.items():
             for run in frame.index[frame.side == side]:
                 mine = epochs[epochs.run == run]
                 sizes.plot(mine.epoch, mine.parameters, color=colour, linewidth=0.9, alpha=0.85)
                 curves.plot(mine.epoch, 100 * mine.test_accuracy, color=colour, linewidth=0.7, alpha=0.8)
+                ranks = read(results / run / "ranks.csv")
+                first = ranks["norms"].str.split("/").str[0].astype(float).groupby(ranks.epoch).mean()
+                norms.plot(first.index, first, color=colour, linewidth=0.9, alpha=0.85)
             last = frame[frame.side == side]
-            ends.plot(last["first"], last.second, marker, color=colour, label=side, markersize=4.5, alpha=0.8)
+            ends.plot(last.parameters, last.accuracy, marker, color=colour, label=side, markersize=4.5, alpha=0.8)
         sizes.set(xlabel="epochs", ylabel="parameters left", yscale="log")
         curves.set(xlabel="epochs", ylabel="test accuracy, %", ylim=(50, 90))
-        ends.set(xlabel="units left, first layer", ylabel="units left, second layer")
-        ends.set(xlim=(0, 1.15 * frame["first"].max()), ylim=(0, 1.15 * frame.second.max()))
+        norms.set(xlabel="epochs", ylabel="first layer: squared norm of a unit", yscale="log")
+        ends.set(xlabel="parameters of the answer", ylabel="its test accuracy, %")
+        ends.set_xlim(0, 1.1 * frame.parameters.max())
+        ends.xaxis.set_major_locator(MultipleLocator(5000))
         made.legend(*ends.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return made
 
@@ -174,7 +184,7 @@ def main() -> None:
     for name, made in tables.items():
         write_table(made, arguments.out, name)
         print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(frame, records), arguments.out, "figure")
+    save(figure(frame, records, arguments.results), arguments.out, "figure")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     mpiexec -n 4 python experiments/scalp_ranks/rank.py CONFIG.yaml RANKS.csv
 
 One row for each epoch and rank: the digest of all cuts that this rank has made, composed from the plans that it
-applied; the widths that its weights have; its mass.
+applied; the widths that its weights have; its mass; for each hidden layer the mean, over its units, of the sum of
+squares of their incoming weights, before the scaling.
 """
 
 import csv
@@ -12,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -27,14 +29,24 @@ from hpc.run import assemble
 from hpc.signals import StopRequest
 from structlearn.structure import Plan
 
-COLUMNS = ("epoch", "rank", "digest", "widths", "mass")
+COLUMNS = ("epoch", "rank", "digest", "widths", "mass", "norms")
+
+
+def layers(model: nn.Module) -> list[torch.Tensor]:
+    """The weights of the linear layers, [outputs, inputs], from the first to the last."""
+    return [each.weight.detach() for each in model.modules() if isinstance(each, nn.Linear)]
 
 
 def widths(model: nn.Module) -> str:
     """Units of the hidden layers, read off the weights; what a layer gives must be what the next one takes."""
-    shapes = [tuple(each.weight.shape) for each in model.modules() if isinstance(each, nn.Linear)]
+    shapes = [tuple(weight.shape) for weight in layers(model)]
     assert all(layer[0] == after[1] for layer, after in pairwise(shapes)), shapes
     return "/".join(str(shape[0]) for shape in shapes[:-1])
+
+
+def norms(model: nn.Module) -> str:
+    """Of the hidden layers."""
+    return "/".join(f"{weight.square().sum(1).mean().item():.6g}" for weight in layers(model)[:-1])
 
 
 def watch(engine: Engine) -> list[tuple[Any, ...]]:
@@ -50,7 +62,8 @@ def watch(engine: Engine) -> list[tuple[Any, ...]]:
 
     def noted(epoch: int, exchange: Exchange, optimizer: Optimizer) -> bool:
         changed = cut(epoch, exchange, optimizer)
-        rows.append((epoch, parts.comm.rank, made[-1].digest, widths(parts.model), repr(exchange.counters.mass)))
+        mass = repr(exchange.counters.mass)
+        rows.append((epoch, parts.comm.rank, made[-1].digest, widths(parts.model), mass, norms(parts.model)))
         return changed
 
     pruning.follow, pruning.cut = followed, noted  # type: ignore[method-assign]
