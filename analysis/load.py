@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.read import read
-from analysis.schema import OPTIONAL, PHASES, RECORD, REQUIRED, STATES, RecordError
+from analysis.schema import ANSWER, OPTIONAL, PHASES, RECORD, REQUIRED, STATES, RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +29,7 @@ _FRAMES: dict[str, dict[str, str]] = {
 } | {
     "profile": {"epoch": "int64", **dict.fromkeys(PHASES, "float64")},
     "structure": {"epoch": "int64", "layer": "object", "width": "int64"},
+    "pruning": {"epoch": "int64", "phase": "object", "digest": "object", "floor": "int64"},
     "alrao": {"step": "int64", "head": "int64", "probability": "float64"},
     "heads_and_units": {"step": "int64", "heads_lost": "int64", "units_lost": "int64"},
     "rates": {"layer": "object", "unit": "int64", "rate": "float64"},
@@ -46,7 +47,8 @@ class Records:
         name: The name of the folder that was loaded.
         runs: One row a run: identity, state, last and best values, and the config, flattened, in columns
             such as `config.model.name`; None is a null in the config, NaN a key that this run does not have.
-            A run that broke off says so in its status file, not in its record: `state` is then what that
+            Values are of the network that the run answers with, `answer_epoch`: of the last, unless pruning has chosen
+            another. A run that broke off says so in its status file, not in its record: `state` is then what that
             file says, and `error` its message.
         epochs: One row for each run and epoch.
         exchange: One row for each run and rank.
@@ -56,7 +58,9 @@ class Records:
         ranks: One row for each run and rank: what the rank's own network reaches at the end.
         resized: One row for each time a run went on with another number of ranks.
         lost: One row for each rank that was lost while the others went on.
-        structure: One row for each run, epoch and layer.
+        structure: One row for each run, epoch and layer of a run that prunes: how many units it had.
+        pruning: One row for each run and epoch of a run that prunes: the phase, the digest of all that was cut, and how
+            many layers were held at one unit.
         alrao: One row for each run, record and output layer.
         heads_and_units: One row for each run and record of its output layers: how many of them, and of its units, are
             lost.
@@ -76,6 +80,7 @@ class Records:
     resized: pd.DataFrame
     lost: pd.DataFrame
     structure: pd.DataFrame
+    pruning: pd.DataFrame
     alrao: pd.DataFrame
     heads_and_units: pd.DataFrame
     rates: pd.DataFrame
@@ -226,8 +231,9 @@ def _row(root: Path, name: str, run: Run) -> dict[str, Any]:
     """A run's identity, state, and last and best values."""
     epochs = pd.DataFrame(run.groups["epochs"])
     last = epochs.iloc[-1] if len(epochs) else pd.Series(np.nan, index=epochs.columns)
-    valid = _last(epochs, ["valid_loss", "valid_accuracy"])
-    test = _last(epochs, ["test_loss", "test_accuracy"])
+    until = epochs[epochs["epoch"] <= (run.attributes[ANSWER] or np.inf)]
+    valid = _last(until, ["valid_loss", "valid_accuracy"])
+    test = _last(until, ["test_loss", "test_accuracy"])
     batch = run.config.get("data", {}).get("batch_size") if isinstance(run.config.get("data"), dict) else None
     samples = last["step"] * batch * run.attributes["world_size"] if isinstance(batch, int) else np.nan
     state, error = _state(run)
@@ -241,7 +247,8 @@ def _row(root: Path, name: str, run: Run) -> dict[str, Any]:
         "world_size": run.attributes["world_size"],
         "epochs": int(last["epoch"]) if len(epochs) else 0,
         "steps": int(last["step"]) if len(epochs) else 0,
-        "parameters": last["parameters"],
+        "answer_epoch": run.attributes[ANSWER] or (int(last["epoch"]) if len(epochs) else 0),
+        "parameters": until["parameters"].iloc[-1] if len(until) else np.nan,
         "train_loss": last["train_loss"],
         "valid_loss": valid["valid_loss"],
         "valid_accuracy": valid["valid_accuracy"],

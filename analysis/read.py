@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import yaml
 
-from analysis.schema import ATTRIBUTES, DTYPES, OPTIONAL, REQUIRED, STATES, VERSIONS, RecordError
+from analysis.schema import ANSWER, ATTRIBUTES, DTYPES, OPTIONAL, REQUIRED, STATES, VERSIONS, RecordError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,10 @@ def _attributes(file: Path, handle: h5py.File) -> dict[str, Any]:
             raise _broken(file, f"attribute {name}: {got}", f"a value of type {kind.__name__}")
     if found["state"] not in STATES:
         raise _broken(file, f"state {found['state']!r}", ", ".join(STATES))
-    return {name: found[name] for name in ATTRIBUTES}
+    answer = found.get(ANSWER, 0)
+    if not isinstance(answer, int) or answer < 0:
+        raise _broken(file, f"attribute {ANSWER}: {answer!r}", "the number of an epoch, or 0")
+    return {**{name: found[name] for name in ATTRIBUTES}, ANSWER: answer}
 
 
 def _plain(value: Any) -> Any:
@@ -132,6 +135,8 @@ def _groups(file: Path, handle: h5py.File) -> dict[str, Columns]:
     groups["profile"]["epoch"] = epoch[: len(groups["profile"]["data"])]
     if "structure" in handle:
         groups["structure"] = _structure(file, handle, epoch)
+        if "phase" in handle["structure"]:
+            groups["pruning"] = _pruning(file, handle, epoch)
     if "alrao" in handle:
         groups["alrao"], groups["heads_and_units"], groups["rates"] = _alrao(file, handle)
     return groups
@@ -165,17 +170,34 @@ def _array(file: Path, parent: h5py.Group, name: str, kind: Kind, dimensions: in
 def _structure(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
     """The widths, one row for each epoch and layer."""
     widths = _array(file, handle, "structure/widths", "integer", 2)
-    node = handle.get("structure/layers")
-    layers = [_plain(name) for name in node[()]] if isinstance(node, h5py.Dataset) and node.ndim == 1 else []
+    layers = _texts(handle, "structure/layers")
     rows, columns = widths.shape
     if columns != len(layers) or rows > len(epoch):
         got = f"/structure/widths of shape {widths.shape} with {len(layers)} layers and {len(epoch)} epochs"
         raise _broken(file, got, "[epochs, layers] and one name for each layer")
     return {
         "epoch": np.repeat(epoch[:rows], columns),
-        "layer": np.tile(np.array(layers, dtype=object), rows),
+        "layer": np.tile(layers, rows),
         "width": widths.ravel(),
     }
+
+
+def _pruning(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
+    """Beside the widths: the phase, the digest of all that was cut, and how many layers were held at one unit."""
+    floor = _array(file, handle, "structure/floor", "integer", 1)
+    texts = {name: _texts(handle, f"structure/{name}") for name in ("phase", "digest")}
+    rows = {"floor": len(floor), **{name: len(column) for name, column in texts.items()}}
+    if len(set(rows.values())) > 1 or len(floor) > len(epoch):
+        got = ", ".join(f"/structure/{name} has {count} rows" for name, count in rows.items())
+        raise _broken(file, f"{got}, and there are {len(epoch)} epochs", "as many rows in each, one an epoch")
+    return {"epoch": epoch[: len(floor)], **texts, "floor": floor}
+
+
+def _texts(handle: h5py.File, name: str) -> np.ndarray:
+    """A column of texts; empty where there is none."""
+    node = handle.get(name)
+    values = [_plain(text) for text in node[()]] if isinstance(node, h5py.Dataset) and node.ndim == 1 else []
+    return np.array(values, dtype=object)
 
 
 def _alrao(file: Path, handle: h5py.File) -> tuple[Columns, Columns, Columns]:

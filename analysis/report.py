@@ -16,6 +16,7 @@ from analysis.load import load
 from analysis.page import context
 from analysis.provenance import write_provenance
 from analysis.style import save
+from analysis.widths import layer_widths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from analysis.load import Records
 
 _PROFILE = "Time in each phase on rank 0, over all epochs: in absolute terms and as a share of the sum."
+
+_WIDTHS = (
+    "Units of each layer after each epoch, in a panel for each setting: the mean over its finished runs, or one run"
+    " where fewer than two have finished. Layers that are cut together are one line, with the name of the first."
+)
 
 
 class OutputError(OSError):
@@ -83,6 +89,9 @@ def _write_tables(records: Records, out: Path) -> None:
         tables.write_table(frame, out, name)
     text = records.epochs.to_csv(index=False, float_format="%.10g", lineterminator="\n")
     (out / "epochs.csv").write_text(text, encoding="utf-8", newline="\n")
+    if len(records.structure):
+        text = records.structure.to_csv(index=False, lineterminator="\n")
+        (out / "widths.csv").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _figures(records: Records, out: Path) -> list[dict[str, Any]]:
@@ -93,6 +102,8 @@ def _figures(records: Records, out: Path) -> list[dict[str, Any]]:
     drawn: list[tuple[str, str, str, Figure]] = [
         ("learning_curves", "Learning curves", curves_caption(records.runs), curves)
     ]
+    if len(records.structure):
+        drawn.append(("layer_widths", "Units of each layer", _WIDTHS, layer_widths(records.structure, records.runs)))
     if len(records.profile):
         text = _PROFILE
         if folds(grouped(records.runs[records.runs["run"].isin(records.profile["run"])])):

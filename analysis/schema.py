@@ -18,7 +18,7 @@ Kind = Literal["integer", "float"]
 RECORD: Final = "record.h5"
 VERSIONS: Final = (1,)
 STATES: Final = ("running", "done", "stopped", "failed")
-ENDINGS: Final = ("", "epochs", "early_stopping", "diverged", "signal")
+ENDINGS: Final = ("", "epochs", "early_stopping", "diverged", "pruned", "signal")
 PHASES: Final = ("data", "forward", "backward", "optimizer", "exchange", "evaluate", "checkpoint")
 
 ATTRIBUTES: Final[dict[str, type[int | str]]] = {
@@ -30,6 +30,9 @@ ATTRIBUTES: Final[dict[str, type[int | str]]] = {
     "state": str,
     "ended_by": str,
 }
+
+ANSWER: Final = "answer_epoch"
+"""An attribute that older records have not: the epoch whose network the run answers with; 0 before the first."""
 
 REQUIRED: Final[dict[str, dict[str, Kind]]] = {
     "epochs": {
@@ -71,7 +74,8 @@ OPTIONAL: Final[dict[str, dict[str, Kind]]] = {
 }
 
 # Groups that are no set of columns; `read.py` takes them apart.
-#   /structure  widths [epochs, layers] integer, layers [layers] text
+#   /structure  widths [epochs, layers] integer, layers [layers] text; phase, digest [epochs] text, floor [epochs]
+#               integer
 #   /alrao      posterior [records, K] float; step, heads_lost, units_lost [records] integer; rates/LAYER [units] float
 
 DTYPES: Final[dict[Kind, tuple[str, str]]] = {"integer": ("iu", "int64"), "float": ("f", "float64")}

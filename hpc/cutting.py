@@ -19,7 +19,7 @@ from hpc.record import Record
 from hpc.seeding import seed_for
 from hpc.state import on_host
 from structlearn import pruning, scala, shrinknets
-from structlearn.structure import Plan, Structure
+from structlearn.structure import Plan, Structure, verify
 from structlearn.structure.absorb import absorb
 
 
@@ -110,13 +110,13 @@ class Cutting(Pruning):
     @torch.no_grad()
     def follow(self, decision: Decision, exchange: Exchange, optimizer: Optimizer) -> None:
         """The network, the optimiser's state with it, then what the exchange holds."""
-        tensors = self._pruner.structure.tensors()
+        before, tensors = self._left, self._pruner.structure.tensors()
         shifts = {name: tensors[name].new_tensor(values) for name, values in decision.shifts.items()}
         for name, shift in shifts.items():
             tensors[name].add_(shift)
         cut = self._pruner.cut(decision.plan, optimizer)
         exchange.restructure(Carry(cut, shifts))
-        self.last, self._changed = decision, True
+        self.last, self._changed = decision, self._left < before
 
     def after_epoch(self, epoch: int, valid: Score) -> None:
         """Judge by the accuracy; of a regression, which has none, by the loss. Keep the best network of fine-tuning."""
@@ -207,12 +207,13 @@ def build(
         samples: gives inputs that are typical; the same on all ranks.
 
     Raises:
-        ConfigError: the network has nothing that it could cut.
+        ConfigError: the network has nothing that it could cut, or does not survive a trial cut of a copy.
     """
     if not isinstance(config, CuttingConfig):
         return Pruning()
     try:
         method = _pruner(config, Structure(model, example))
+        verify(model, samples()[:2])
     except ValueError as error:
         raise _unfit(config, error) from error
     return Cutting(method, config.every_epochs, samples if config.absorb else None)

@@ -485,7 +485,9 @@ class Engine:
         self.schedule = Schedule(parts.config.schedule, parts.config.epochs, self._steps)
         self.schedule.load_state_dict(schedule)
         parts.exchange.load_state_dict(shrunk.exchange)
-        parts.pruning.follow(shrunk.cut, parts.exchange, parts.optimizer)
+        if shrunk.cut.plan:
+            parts.pruning.follow(shrunk.cut, parts.exchange, parts.optimizer)
+            self._forward = self._compiled()
         parts.exchange.consensus_errors += sorted(consensus_errors.items())
         self._share_out(shrunk.steps, before, ranks_before)
         self._clock.enter("")

@@ -234,6 +234,7 @@ def _compare_data(fingerprint: str, comm: Communicator) -> None:
 def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, loaded: Loaded | None) -> str:
     weights = sum(parameter.numel() for parameter in parts.model.parameters())
     pointed = " (device pointers)" if comm.device_pointers else ""
+    method = "" if config.pruning.name == "none" else f", {config.pruning.name}"
     place = ""
     if loaded is not None:
         before = f"was done ({engine.place.ended_by})" if engine.place.ended_by else "resumed"
@@ -242,5 +243,6 @@ def _opening(config: Config, comm: Communicator, parts: Parts, engine: Engine, l
             place += f", from a checkpoint of {loaded.world_size} rank(s)"
     return (
         f"{config.run_dir}: {config.model.name} ({weights:,} parameters) on {config.data.name}, "
-        f"{comm.size} rank(s) on {parts.device.type}{pointed}, {config.exchange.name}, {config.optimizer.name}{place}"
+        f"{comm.size} rank(s) on {parts.device.type}{pointed}, {config.exchange.name}, {config.optimizer.name}{method}"
+        f"{place}"
     )

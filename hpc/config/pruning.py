@@ -65,7 +65,7 @@ class Scalp(Cutting, Scaled):
     name: Literal["scalp"] = "scalp"
     penalty: Literal["l2", "l1", "group_lasso"] = "group_lasso"
     """The penalty: the sum of squares, of absolute values, or of the 2-norms of each unit's outgoing weights."""
-    strength: NonNegative = 0.01
+    strength: NonNegative = 3e-3
     """The penalty's factor in the loss of a mini-batch."""
     threshold: NonNegative = 1e-3
     """A unit goes when its outgoing weights, scaled, have a norm below this: the root of their mean square, or with l1
@@ -113,7 +113,7 @@ class ShrinkNets(Cutting):
     """Switches: each unit is multiplied by a learnt factor under an L1 penalty, and goes for good once that is off."""
 
     name: Literal["shrinknets"] = "shrinknets"
-    strength: NonNegative = 1e-3
+    strength: NonNegative = 3e-3
     """The factor of the switches' absolute values in the loss of a mini-batch."""
     weight_strength: Positive = 1e-4
     """The factor of the penalty on all other parameters; without one the switches have no minimum."""

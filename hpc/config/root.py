@@ -49,9 +49,9 @@ class Config:
     pruning: PruningConfig = NoPruning()
     """How the network changes its structure. Units go at the ends of epochs, on all ranks alike. Once neither their
     number nor the best validation accuracy (of a regression, the loss) has improved for ``patience`` epochs, the run
-    goes on with fine-tuning, without a penalty: after ``patience`` epochs without a better accuracy the learning rate is
-    divided by 10, twice; the third time the run ends, as ``pruned``, if ``epochs`` has not ended it before. Its answer
-    is the network of fine-tuning with the best validation accuracy."""
+    goes on with fine-tuning, without a penalty: after ``patience`` epochs without a better accuracy the learning rate
+    is divided by 10, twice; the third time the run ends, as ``pruned``, if ``epochs`` has not ended it before. Its
+    answer is the network of fine-tuning with the best validation accuracy."""
     exchange: ExchangeConfig = Sync()
     """What ranks tell each other, and when."""
     checkpoint: Checkpoint = Checkpoint()

@@ -289,7 +289,8 @@ class Gossip:
     payload: Literal["float32", "bfloat16", "int8"] = "float32"
     """What weights travel as; int8 has one scale for every 256 of them. (Masses are never compressed.)"""
     slices: Count = 1
-    """Send one of so many slices of the weights in turn, instead of all of them."""
+    """Send one of so many slices of the weights in turn, instead of all of them. (Of a network that is pruned, slices
+    divide no tensor, so that their sizes differ.)"""
     progress: Literal["thread", "inline"] = "thread"
     """Who moves the messages: a thread beside the training, or the training itself between its steps."""
     consensus_every: Count | None = 100

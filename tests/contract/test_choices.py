@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 # ruff: noqa: E402 - what follows needs torch
 from hpc.config import data, files, model, training
+from hpc.config import pruning as pruning_config
 from hpc.config.read import validate
 from structlearn.models import ACTIVATIONS, MODELS
 from structlearn.models.checks import Stem
@@ -85,3 +86,33 @@ def test_every_schedule_gives_a_rate(name: str) -> None:
     needed = {"milestones": [1]} if name == "step" else {}
     chosen = validate({"schedule": {"name": name, **needed}}).schedule
     assert Schedule(chosen, 10, 5).factor(0, 0) == pytest.approx(1.0)
+
+
+METHODS = {
+    name: section
+    for name, section in sections(pruning_config.PruningConfig).items()
+    if issubclass(section, pruning_config.Cutting)
+}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_pruning_can_be_built_with_the_defaults_of_its_method(name: str) -> None:
+    from hpc import cutting
+
+    config = validate({"pruning": {"name": name}}).pruning
+    network = torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+    )
+    example = torch.rand(4, 3)
+    network = cutting.wrap(config, network, example, 0)
+    pruner = cutting.build(config, network, example, lambda: example)._pruner
+    assert type(pruner).__name__.lower() == name.replace("_", "")
+    defaults = {
+        each.name: each.default
+        for each in inspect.signature(type(pruner)).parameters.values()
+        if each.default is not each.empty
+    }
+    renamed = {"gamma": "memory", "power": "p"}
+    for field in fields(config):
+        key, value = renamed.get(field.name, field.name), getattr(config, field.name)
+        assert key not in defaults or value in {None, defaults[key]}, field.name  # None: the method's own

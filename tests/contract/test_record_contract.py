@@ -15,11 +15,14 @@ from hpc.record import Record
 def run_dir(tmp_path):
     """A run of two ranks and three epochs that never trained."""
     record = Record()
+    record.answer_epoch = 2
     for epoch in (1, 2, 3):
         record["epochs"].append(
             epoch=epoch, step=10 * epoch, seconds=1.5 * epoch, train_loss=1 / epoch, valid_loss=2 / epoch,
             valid_accuracy=math.nan, test_loss=3 / epoch, test_accuracy=0.1 * epoch, parameters=100, lr=0.05,
         )  # fmt: skip
+        widths = {"features.0": 9 - epoch, "features.3": 4}
+        record.structure.append(widths, "pruning", f"{epoch:016x}", int(epoch == 3))
         record["profile"].append(**{phase: epoch + place / 4 for place, phase in enumerate(written.COLUMNS["profile"])})
         record["steps"].append(step=10 * epoch, loss=1 / epoch)
     for rank in (0, 1):
@@ -48,7 +51,14 @@ def test_the_analysis_reads_every_number_that_was_written(run_dir):
         epoch + list(written.COLUMNS["profile"]).index("checkpoint") / 4 for epoch in (1, 2, 3)
     ]
     assert records.steps["loss"].tolist() == [1 / epoch for epoch in (1, 2, 3)]
+    assert records.structure["width"].tolist() == [8, 4, 7, 4, 6, 4]
+    assert records.structure["layer"].tolist() == ["features.0", "features.3"] * 3
+    assert records.pruning["phase"].tolist() == ["pruning"] * 3
+    assert records.pruning["digest"].tolist() == [f"{epoch:016x}" for epoch in (1, 2, 3)]
+    assert records.pruning["floor"].tolist() == [0, 0, 1]
     (run,) = records.runs.to_dict("records")
+    assert run["answer_epoch"] == 2
+    assert run["test_accuracy"] == 0.1 * 2
     assert run["run_id"] == "abc"
     assert run["state"] == "done"
     assert run["world_size"] == 2

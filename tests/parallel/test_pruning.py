@@ -86,7 +86,7 @@ def live(name, method, run_dir):
 
 @pytest.mark.parallel
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size", "method"), LIVES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "size", "method"), LIVES, ids=str)
 def test_every_rank_holds_one_structure_after_every_cut_and_the_mass_is_whole(name, size, method, ranks, tmp_path):
     done = ranks(size, str(FILE), name, method, str(tmp_path / "run"), env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr

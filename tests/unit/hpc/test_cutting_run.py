@@ -24,7 +24,14 @@ ROOM = {"name": "sgd", "lr": 1.0, "momentum": 0.5}  # as scaling layers take it
 METHODS = {
     "scalp": {"pruning": {"name": "scalp", "threshold": 0.02, "strength": 0.02}, "optimizer": ROOM},
     "scalp, l1, proximal": {
-        "pruning": {"name": "scalp", "penalty": "l1", "scaling": "inverse", "threshold": 0.01, "proximal": True},
+        "pruning": {
+            "name": "scalp",
+            "penalty": "l1",
+            "scaling": "inverse",
+            "threshold": 0.01,
+            "strength": 0.01,
+            "proximal": True,
+        },
         "optimizer": ROOM,
     },
     "norm": {"pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02}},
@@ -270,6 +277,23 @@ def test_a_network_that_a_method_does_not_suit_is_refused_in_one_sentence(tmp_pa
         engine_of(tmp_path / "other", pruning={"name": "norm"}, model={"name": "mlp", "widths": []})
 
 
+def test_a_network_with_a_size_written_down_in_it_is_refused_before_it_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "rigid.py").write_text(
+        "from torch import nn\n"
+        "class Rigid(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first, self.last = nn.Linear(64, 32), nn.Linear(32, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.first(x.flatten(1)).relu().view(-1, 32))\n"
+        "def build(input_shape, outputs):\n"
+        "    return Rigid()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"pruning\.name: norm does not suit this network: .* written down in it"):
+        engine_of(tmp_path / "run", pruning={"name": "norm"}, model={"name": "rigid:build"})
+
+
 def test_scalings_and_switches_follow_from_the_seed(tmp_path):
     for place, name in enumerate(("scala", "shrinknets")):
         models = [
@@ -286,3 +310,26 @@ def test_a_run_that_does_not_prune_has_no_structure_in_its_record(tmp_path, caps
     assert "units are left" not in said
     assert attributes["answer_epoch"] == 3
     shutil.rmtree(tmp_path / "run")
+
+
+class Written(nn.Module):
+    """A network with the size of its hidden layer written down in its forward pass."""
+
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 12), nn.Linear(12, outputs)
+
+    def forward(self, x):
+        return self.head(self.first(x.flatten(1)).relu().view(-1, 12))
+
+
+def test_a_network_that_cannot_be_cut_is_found_before_it_is_trained(tmp_path):
+    config = validate(
+        {
+            **DIGITS, "run_dir": str(tmp_path / "run"), "model": {"name": f"{__name__}:Written"},
+            "pruning": {"name": "norm"},
+        }
+    )  # fmt: skip
+    freeze(config)
+    with pytest.raises(ConfigError, match=r"pruning.name: norm does not suit this network: .* take sizes from tensors"):
+        assemble(config, Alone(), StopRequest(), lambda _: None)

@@ -183,8 +183,10 @@ def test_a_loss_after_a_cut_sends_back_into_the_epoch_but_not_the_cut(method, tm
     parts = _among(engine.parts, Alone())
     assert parts.exchange.structure == pruning.version > 0
     shrunk = Shrunk((1,), engine.ended, engine.place.step, engine.parts.exchange.state_dict(), 0.5, [])
+    version = pruning.version
     engine.go_on(parts, shrunk, time.monotonic())
     assert sizes(engine) == shapes
+    assert parts.exchange.structure == pruning.version == version
     assert len(engine.record.structure) == engine.place.epoch == 1
     assert engine.parts.pruning.state_dict()["pruner"]["phases"] == engine_of_one_epoch(config, tmp_path) != waited
     assert engine.run(Silent()) == "done"
