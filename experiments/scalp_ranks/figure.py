@@ -86,7 +86,7 @@ def table(frame: pd.DataFrame, records: analysis.Records, results: Path) -> pd.D
                 f"minus {REFERENCE}": ""
                 if side == REFERENCE
                 else f"{apart.mean():+.2f} ± {apart.sem():.2f} [{apart.min():+.2f}, {apart.max():+.2f}]",
-                "its ranks by themselves, %": "" if np.isnan(alone) else f"{alone:.2f}",
+                "its ranks by themselves, last epoch, %": "" if np.isnan(alone) else f"{alone:.2f}",
                 "final widths": ", ".join(f"{row['first']}/{row['second']}" for _, row in mine.iterrows()),
                 "parameters": f"{mine.parameters.mean():,.0f}",
                 "epochs of pruning": ", ".join(map(str, pruned)),
