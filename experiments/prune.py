@@ -16,6 +16,7 @@ import csv
 import math
 import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,11 +68,11 @@ COLUMNS = [
 
 
 def runs(plan: dict[str, Any], seed: int) -> Iterator[Run]:
-    """All runs of a seed."""
+    """All runs of a seed: the first strength of all methods, then the second, ..."""
     for units in plan["units"]:
-        for name, method in plan["methods"].items():
-            for strength in method["strengths"]:
-                for rate in method["rates"]:
+        for strengths in zip_longest(*(method["strengths"] for method in plan["methods"].values())):
+            for (name, method), strength in zip(plan["methods"].items(), strengths, strict=True):
+                for rate in method["rates"] if strength is not None else []:
                     yield Run(str(seed), str(units), name, f"{strength:g}", f"{rate:g}")
 
 

@@ -25,10 +25,10 @@ LAYERS = {"first": "first layer", "second": "second layer"}
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The runs of whole seeds."""
+    """The runs of those seeds of a method that have every N."""
     runs = pd.read_csv(path)
-    counts = runs.groupby("seed").units.transform("size")
-    return runs[counts == counts.max()]
+    counts = runs.groupby(["method", "seed"]).units.transform("size")
+    return runs[counts == runs.units.nunique()]
 
 
 def ratio(mine: pd.DataFrame, layer: str) -> float:
@@ -49,20 +49,29 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         mine = runs[runs.method == method].sort_values("seed")
         for layer, name in LAYERS.items():
             cells = {f"N = {units}": cell(part[layer]) for units, part in mine.groupby("units")}
-            rows.append({"method": title, "units left": name, **cells, "largest / smallest": f"{ratio(mine, layer):.2f}"})
+            rows.append(
+                {"method": title, "units left": name, **cells, "largest / smallest": f"{ratio(mine, layer):.2f}"}
+            )
     return pd.DataFrame(rows)
 
 
+def late(widths: str) -> int:
+    """How many units went in the last ten epochs of pruning."""
+    totals = [sum(map(int, each.split("/"))) for each in widths.split()]
+    return totals[-11] - totals[-1]
+
+
 def accuracies(runs: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy in percent, and how pruning ended."""
+    """Test accuracy in percent, and whether pruning was over."""
     rows = []
     for method, title in METHODS.items():
         mine = runs[runs.method == method]
         means = mine.groupby("units").test_accuracy.agg(["mean", "min", "max"]) * 100
-        cells = {f"N = {n}": f"{row['mean']:.1f} ({row['min']:.1f} to {row['max']:.1f})" for n, row in means.iterrows()}
-        stalled = (mine.pruning_ended_by == "patience").sum()
-        span = f"{mine.pruning_epochs.min()} to {mine.pruning_epochs.max()}"
-        rows.append({"method": title, **cells, "pruning, epochs": span, "pruning has stalled": f"{stalled} of {len(mine)}"})
+        row = {"method": title}
+        row |= {f"N = {n}": f"{one['mean']:.1f} ({one['min']:.1f} to {one['max']:.1f})" for n, one in means.iterrows()}
+        row["ended by patience"] = f"{(mine.pruning_ended_by == 'patience').sum()} of {len(mine)}"
+        row["units lost in the last 10 epochs"] = f"{mine.widths.map(late).mean():.1f}"
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -123,8 +132,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     runs = read(arguments.results / "runs.csv")
-    for name, made in {"table": table(runs), "table-accuracy": accuracies(runs)}.items():
-        write_table(made, arguments.out, name)
+    strong = read(arguments.results / "strong" / "runs.csv")
+    made = {
+        "table": table(runs),
+        "table-accuracy": accuracies(runs),
+        "table-strong": table(strong),
+        "table-strong-accuracy": accuracies(strong),
+    }
+    for name, frame in made.items():
+        write_table(frame, arguments.out, name)
         print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
     save(figure(runs), arguments.out, "figure")
 
