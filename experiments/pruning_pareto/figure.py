@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -17,6 +18,7 @@ from analysis.tables import write_table
 
 HERE = Path(__file__).parent
 INPUTS, CLASSES = 784, 10
+LOW = 80.0  # percent: where the figure begins
 SCALINGS = {"uniform": "uniform", "sqrt_log": "1/(√k log k)", "inverse": "1/k"}
 PENALTIES = {"group_lasso": "group Lasso", "l2": "L2", "l1": "L1"}
 SCALED = {f"scalp {p} {s}": f"ScaLP, {P}, {S}" for p, P in PENALTIES.items() for s, S in SCALINGS.items()}
@@ -197,9 +199,21 @@ def figure(found: pd.DataFrame) -> Figure:
             line(axes, base, METHODS[BASELINE], {"color": "black", "marker": "s", "linestyle": "none"})
             for method, title in methods.items():
                 line(axes, found[found.method == method], title, looks()[method])
+            low = found[found.method.isin(methods) & (found.accuracy < LOW)]
+            if len(low):
+                note = "\n".join(
+                    f"{methods[each.method]}: {count(each.parameters)}, {each.accuracy:.0f} %"
+                    for each in low.itertuples()
+                )
+                axes.annotate(f"below:\n{note}", (0.99, 0.03), xycoords="axes fraction", ha="right", va="bottom", fontsize=6.5)
             axes.set_xscale("log")
             axes.set_xlabel("parameters left")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+            handles, labels = axes.get_legend_handles_labels()
+            lines = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles]  # no bars
+            axes.legend(lines, labels, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        shown = compared[compared.accuracy >= LOW]
+        places[0].set_xlim(0.8 * shown.parameters_min.min(), 1.25 * base.parameters.max())
+        places[0].set_ylim(LOW, base.accuracy_max.max() + 0.4)
         places[0].set_title("with scaling")
         places[1].set_title("other methods")
         places[0].xaxis.set_major_locator(FixedLocator([1e4, 3e4, 1e5, 3e5, 1e6]))
@@ -219,6 +233,7 @@ def main() -> None:
         "table": table(found),
         "table-best": best_table(found),
         "table-steps": steps_table(found),
+        "table-sfc": table(points(read(arguments.results / "sfc" / "runs.csv"))),
         "table-tuning": tuning_table(arguments.results / "tuning" / "runs.csv"),
     }
     for name, frame in made.items():

@@ -137,7 +137,6 @@ def main() -> None:
         "table": table(runs),
         "table-accuracy": accuracies(runs),
         "table-strong": table(strong),
-        "table-strong-accuracy": accuracies(strong),
     }
     for name, frame in made.items():
         write_table(frame, arguments.out, name)
