@@ -205,7 +205,8 @@ def figure(found: pd.DataFrame) -> Figure:
                     f"{methods[each.method]}: {count(each.parameters)}, {each.accuracy:.0f} %"
                     for each in low.itertuples()
                 )
-                axes.annotate(f"below:\n{note}", (0.99, 0.03), xycoords="axes fraction", ha="right", va="bottom", fontsize=6.5)
+                place = {"xycoords": "axes fraction", "ha": "right", "va": "bottom"}
+                axes.annotate(f"below:\n{note}", (0.99, 0.03), fontsize=6.5, **place)
             axes.set_xscale("log")
             axes.set_xlabel("parameters left")
             handles, labels = axes.get_legend_handles_labels()
