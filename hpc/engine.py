@@ -487,7 +487,7 @@ class Engine:
         parts.exchange.load_state_dict(shrunk.exchange)
         if shrunk.cut.plan:
             parts.pruning.follow(shrunk.cut, parts.exchange, parts.optimizer)
-            self._forward = self._compiled()
+        self._forward = self._compiled()  # the network may have been cut, now or when the loss was noticed
         parts.exchange.consensus_errors += sorted(consensus_errors.items())
         self._share_out(shrunk.steps, before, ranks_before)
         self._clock.enter("")

@@ -75,7 +75,7 @@ def live(name, method, run_dir):
             if hasattr(value, "shape") and value.dim()
         ]
         assert all(shape in shapes for shape in averages)
-        seen.append([structure.plan.digest, structure.widths, shapes, decision.digest])
+        seen.append([structure.plan.digest, structure.widths, shapes, decision.as_dict()])
 
     pruning.follow = noted
     assert engine.run(Silent()) == "done"
