@@ -43,7 +43,7 @@ class Cutting(Pruning):
         self._model = pruner.structure.model
         self._units = self._left
         self._changed = False
-        self._phase, self._floor = str(pruner.phase), 0
+        self.phase, self._floor = str(pruner.phase), 0
 
     @property
     def _left(self) -> int:
@@ -80,8 +80,8 @@ class Cutting(Pruning):
         Raises:
             RunError: on every rank, where ranks hold different structures after it.
         """
-        self._phase, self._floor, self._changed = str(self._pruner.phase), 0, False
-        if self._phase != "pruning" or epoch % self._every:
+        self.phase, self._floor, self._changed = str(self._pruner.phase), 0, False
+        if self.phase != "pruning" or epoch % self._every:
             return False
         with exchange.consensus():
             own = [self._decide().as_dict(), len(self._pruner.floor)] if exchange.comm.rank == 0 else None
@@ -138,7 +138,7 @@ class Cutting(Pruning):
     def record(self, record: Record) -> None:
         """A row of /structure."""
         structure = self._pruner.structure
-        record.structure.append(structure.widths, self._phase, structure.plan.digest, self._floor)
+        record.structure.append(structure.widths, self.phase, structure.plan.digest, self._floor)
         record.answer_epoch = self.best_epoch
 
     def line(self) -> str:
@@ -148,9 +148,22 @@ class Cutting(Pruning):
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
         return f"{self._left:,} of {self._units:,} units are left ({parameters:,} parameters)"
 
-    def news(self) -> list[str]:
+    def outlook(self, epochs: int) -> list[str]:
+        """Whether there can be any fine-tuning: the first epoch is always an improvement."""
+        patience = self._pruner.patience
+        if epochs > patience + 1:
+            return []
+        return [
+            f"fine-tuning begins after {patience + 1} epochs at the earliest, and this run has {epochs}: it will be "
+            f"pruning to its end, unless you raise epochs or lower pruning.patience ({patience})"
+        ]
+
+    def news(self, ended_by: str) -> list[str]:
         """Which phase has ended."""
-        if self._phase == self._pruner.phase:
+        if ended_by == "epochs" and self.phase == "pruning":
+            advice = f"raise epochs or lower pruning.patience ({self._pruner.patience})"
+            return [f"the run ended while it was still pruning: {advice}"]
+        if self.phase == self._pruner.phase:
             return []
         if self.done:
             return [f"fine-tuning has stopped improving: the run ends, with the network of epoch {self.best_epoch}"]

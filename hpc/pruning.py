@@ -44,6 +44,8 @@ class Pruning:
     """How often the network has been cut."""
     last = Decision()
     """The last cut."""
+    phase = ""
+    """That the last epoch was trained in: ``pruning`` or ``fine_tuning``; of a network that keeps its structure, none."""
     best: dict[str, torch.Tensor] | None = None
     """The run's answer if it ended now, as a state_dict on the host, where that is not the network as it is."""
     best_epoch = 0
@@ -76,8 +78,16 @@ class Pruning:
         """What the line of the epoch that has ended says of it; nothing where nothing has changed."""
         return ""
 
-    def news(self) -> list[str]:
-        """Sentences about the epoch that has ended that the user should read."""
+    def outlook(self, epochs: int) -> list[str]:
+        """Sentences about a run of so many epochs, before it begins, that the user should read."""
+        return []
+
+    def news(self, ended_by: str) -> list[str]:
+        """Sentences about the epoch that has ended that the user should read.
+
+        Args:
+            ended_by: why the run has ended with it; empty where it goes on.
+        """
         return []
 
     def state_dict(self) -> dict[str, Any]:
