@@ -153,10 +153,8 @@ class Cutting(Pruning):
         patience = self._pruner.patience
         if epochs > patience + 1:
             return []
-        return [
-            f"fine-tuning begins after {patience + 1} epochs at the earliest, and this run has {epochs}: it will be "
-            f"pruning to its end, unless you raise epochs or lower pruning.patience ({patience})"
-        ]
+        first = f"fine-tuning begins after {patience + 1} epochs at the earliest, and this run has {epochs}"
+        return [f"{first}: it will prune to its end, unless you raise epochs or lower pruning.patience ({patience})"]
 
     def news(self, ended_by: str) -> list[str]:
         """Which phase has ended."""

@@ -45,7 +45,7 @@ class Pruning:
     last = Decision()
     """The last cut."""
     phase = ""
-    """That the last epoch was trained in: ``pruning`` or ``fine_tuning``; of a network that keeps its structure, none."""
+    """That the last epoch was trained in: ``pruning`` or ``fine_tuning``; empty where the structure is kept."""
     best: dict[str, torch.Tensor] | None = None
     """The run's answer if it ended now, as a state_dict on the host, where that is not the network as it is."""
     best_epoch = 0

@@ -194,6 +194,11 @@ def _pruning(config: Config, world_size: int) -> Iterator[str]:
             f"pruning.name: {pruning.name} would cut {world_size} networks alike that never meet (exchange.name: "
             f"none), by norms of a mean that no rank holds; use another exchange, such as sync, or a run for each rank"
         )
+    yield from _method(config, pruning)
+
+
+def _method(config: Config, pruning: Cutting) -> Iterator[str]:
+    """Does the method do what its keys ask for, under this optimiser?"""
     proximal = isinstance(pruning, Scalp | Norm | BnLasso) and pruning.proximal
     if proximal and isinstance(pruning, Scalp | Norm) and pruning.penalty == "l2":
         yield (
@@ -208,17 +213,22 @@ def _pruning(config: Config, world_size: int) -> Iterator[str]:
     if isinstance(pruning, Norm) and pruning.mix is not None and pruning.penalty != "sparse_group_lasso":
         yield f"pruning.mix: it is for penalty: sparse_group_lasso, not for {pruning.penalty}; leave it out"
     if isinstance(pruning, ShrinkNets):
-        if config.optimizer.weight_decay > 0:
-            yield (
-                f"optimizer.weight_decay: got {config.optimizer.weight_decay:g}, which would shrink the switches of "
-                f"pruning.name: shrinknets as well; leave it 0, and set pruning.weight_strength, which spares them"
-            )
-        for key, value, rule in (
-            ("threshold", pruning.threshold, "threshold"),
-            ("gamma", pruning.gamma, "sign_variance"),
-        ):
-            if value is not None and pruning.rule != rule:
-                yield f"pruning.{key}: it is for rule: {rule}, not for {pruning.rule}; leave it out"
+        yield from _switches(config, pruning)
+
+
+def _switches(config: Config, pruning: ShrinkNets) -> Iterator[str]:
+    """Do the keys of a rule belong to it, and are switches pushed by their own penalty only?"""
+    if config.optimizer.weight_decay > 0:
+        yield (
+            f"optimizer.weight_decay: got {config.optimizer.weight_decay:g}, which would shrink the switches of "
+            f"pruning.name: shrinknets as well; leave it 0, and set pruning.weight_strength, which spares them"
+        )
+    for key, value, rule in (
+        ("threshold", pruning.threshold, "threshold"),
+        ("gamma", pruning.gamma, "sign_variance"),
+    ):
+        if value is not None and pruning.rule != rule:
+            yield f"pruning.{key}: it is for rule: {rule}, not for {pruning.rule}; leave it out"
 
 
 def _images(config: Config, height: int, width: int) -> Iterator[str]:
