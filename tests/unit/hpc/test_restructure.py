@@ -365,9 +365,7 @@ def test_ranks_that_hold_different_structures_after_a_cut_say_so():
                 follow(Decision(Plan({name: units[::-1], **dict(rest)})), *others)
 
             rank.cutting.follow = faulty
-        with pytest.raises(
-            RunError, match=r"rank\(s\) 2 hold a network of another structure than rank 0"
-        ):
+        with pytest.raises(RunError, match=r"rank\(s\) 2 hold a network of another structure than rank 0"):
             rank.cutting.cut(1, rank.exchange, rank.optimizer)
 
     together(World(3), body)
