@@ -1,4 +1,4 @@
-"""A run whose network is cut while it is trained: decided from what all ranks stand for, applied on each of them."""
+"""A run whose network is cut while it is trained: decided on rank 0 from what all stand for, applied on each rank."""
 
 import math
 from collections.abc import Callable
@@ -26,8 +26,10 @@ from structlearn.structure.absorb import absorb
 class Cutting(Pruning):
     """Cuts a network at the ends of epochs, alike on all ranks.
 
-    Decide, then apply: inside the consensus each rank plans for the one network that all stand for, as plain data; the
-    ranks compare digests; then each cuts its own network, its optimiser's state and what its exchange holds.
+    Decide, then apply: inside the consensus rank 0 plans for the one network that all stand for, and sends the plan as
+    plain data; each rank cuts its own network, its optimiser's state and what its exchange holds; then they compare the
+    structures that they hold. Decisions that each rank made by itself would differ where CPUs do: rounding is another
+    on each kind, and tells near-ties of norms, and what is absorbed, apart.
 
     Args:
         pruner: the method, over this rank's network.
@@ -41,7 +43,7 @@ class Cutting(Pruning):
         self._model = pruner.structure.model
         self._units = self._left
         self._changed = False
-        self._phase, self._floor = str(pruner.phase), 0
+        self.phase, self._floor = str(pruner.phase), 0
 
     @property
     def _left(self) -> int:
@@ -73,30 +75,36 @@ class Cutting(Pruning):
     # --- the end of an epoch ---------------------------------------------------------------------------
 
     def cut(self, epoch: int, exchange: Exchange, optimizer: Optimizer) -> bool:
-        """Decide, agree, apply.
+        """Decide, apply, compare.
 
         Raises:
-            RunError: on every rank, where ranks have come to different decisions.
+            RunError: on every rank, where ranks hold different structures after it.
         """
-        self._phase, self._floor, self._changed = str(self._pruner.phase), 0, False
-        if self._phase != "pruning" or epoch % self._every:
+        self.phase, self._floor, self._changed = str(self._pruner.phase), 0, False
+        if self.phase != "pruning" or epoch % self._every:
             return False
         with exchange.consensus():
-            decision = self._decide()
-        digests = exchange.comm.gather(decision.digest, "agree on what is cut")
-        if others := [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]:
-            raise RunError(
-                f"after epoch {epoch} rank(s) {', '.join(others)} would cut the network in another way than rank 0 "
-                f"(digests {digests}); a device or the network between them is faulty"
-            )
+            own = [self._decide().as_dict(), len(self._pruner.floor)] if exchange.comm.rank == 0 else None
+        told, self._floor = exchange.comm.gather(own, "hear what is cut")[0]
+        decision = Decision.from_dict(told)
         if decision.plan:
             self.follow(decision, exchange, optimizer)
+        self._compare(epoch, exchange)
         return bool(decision.plan)
+
+    def _compare(self, epoch: int, exchange: Exchange) -> None:
+        structure = self._pruner.structure
+        held = exchange.comm.gather([structure.plan.digest, structure.widths], "compare what is cut")
+        if others := [str(rank) for rank, each in enumerate(held) if each != held[0]]:
+            raise RunError(
+                f"after epoch {epoch} rank(s) {', '.join(others)} hold a network of another structure than rank 0 "
+                f"(digests {[digest for digest, _ in held]}); a device or the network between them is faulty"
+            )
 
     @torch.no_grad()
     def _decide(self) -> Decision:
         """What is to be done to the network as it is; nothing is."""
-        plan, self._floor = self._pruner.plan(), len(self._pruner.floor)
+        plan = self._pruner.plan()
         if not plan or self._example is None:
             return Decision(plan)
         tensors = {name: tensor for name, tensor in self._pruner.structure.tensors().items() if tensor.dim() == 1}
@@ -130,7 +138,7 @@ class Cutting(Pruning):
     def record(self, record: Record) -> None:
         """A row of /structure."""
         structure = self._pruner.structure
-        record.structure.append(structure.widths, self._phase, structure.plan.digest, self._floor)
+        record.structure.append(structure.widths, self.phase, structure.plan.digest, self._floor)
         record.answer_epoch = self.best_epoch
 
     def line(self) -> str:
@@ -140,9 +148,20 @@ class Cutting(Pruning):
         parameters = sum(parameter.numel() for parameter in self._model.parameters())
         return f"{self._left:,} of {self._units:,} units are left ({parameters:,} parameters)"
 
-    def news(self) -> list[str]:
+    def outlook(self, epochs: int) -> list[str]:
+        """Whether there can be any fine-tuning: the first epoch is always an improvement."""
+        patience = self._pruner.patience
+        if epochs > patience + 1:
+            return []
+        first = f"fine-tuning begins after {patience + 1} epochs at the earliest, and this run has {epochs}"
+        return [f"{first}: it will prune to its end, unless you raise epochs or lower pruning.patience ({patience})"]
+
+    def news(self, ended_by: str) -> list[str]:
         """Which phase has ended."""
-        if self._phase == self._pruner.phase:
+        if ended_by == "epochs" and self.phase == "pruning":
+            advice = f"raise epochs or lower pruning.patience ({self._pruner.patience})"
+            return [f"the run ended while it was still pruning: {advice}"]
+        if self.phase == self._pruner.phase:
             return []
         if self.done:
             return [f"fine-tuning has stopped improving: the run ends, with the network of epoch {self.best_epoch}"]

@@ -275,7 +275,8 @@ class Engine:
             return "diverged"
         if self.parts.pruning.done:
             return "pruned"
-        if self.patience is not None and self.patience.exhausted(valid.loss):
+        watching = self.parts.pruning.phase != "pruning"  # penalty and cuts push the loss around
+        if self.patience is not None and watching and self.patience.exhausted(valid.loss):
             return "early_stopping"
         return "epochs" if self.place.epoch >= self.parts.config.epochs else ""
 
@@ -347,7 +348,7 @@ class Engine:
                 self.shown.tell("the training loss is not finite any more: the run ends; try a lower optimizer.lr")
             elif place.ended_by == "early_stopping":
                 self.shown.tell("the validation loss has stopped improving: the run ends")
-            for text in self.parts.pruning.news():
+            for text in self.parts.pruning.news(place.ended_by):
                 self.shown.tell(text)
         self._beat("training")
 
@@ -487,7 +488,7 @@ class Engine:
         parts.exchange.load_state_dict(shrunk.exchange)
         if shrunk.cut.plan:
             parts.pruning.follow(shrunk.cut, parts.exchange, parts.optimizer)
-            self._forward = self._compiled()
+        self._forward = self._compiled()  # the network may have been cut, now or when the loss was noticed
         parts.exchange.consensus_errors += sorted(consensus_errors.items())
         self._share_out(shrunk.steps, before, ranks_before)
         self._clock.enter("")

@@ -1,7 +1,5 @@
 """How the network of a run changes its structure while it is trained: the contract, and a network that does not."""
 
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,19 +15,12 @@ from structlearn.structure import Plan
 
 @dataclass(frozen=True)
 class Decision:
-    """A cut as plain data, which ranks compare before any of them makes it."""
+    """A cut as plain data: rank 0 decides, and all ranks do what it has decided."""
 
     plan: Plan = field(default_factory=Plan)
     """Which units stay."""
     shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """What is added to biases and running means before: what the units that go still contribute, if it is absorbed."""
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal digits that differ where decisions do: the plan's, then those of the shifts."""
-        if not self.shifts:
-            return self.plan.digest
-        return f"{self.plan.digest}-{zlib.crc32(json.dumps(self.as_dict(), sort_keys=True).encode()):08x}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON can hold them."""
@@ -53,6 +44,8 @@ class Pruning:
     """How often the network has been cut."""
     last = Decision()
     """The last cut."""
+    phase = ""
+    """That the last epoch was trained in: ``pruning`` or ``fine_tuning``; empty where the structure is kept."""
     best: dict[str, torch.Tensor] | None = None
     """The run's answer if it ended now, as a state_dict on the host, where that is not the network as it is."""
     best_epoch = 0
@@ -85,8 +78,16 @@ class Pruning:
         """What the line of the epoch that has ended says of it; nothing where nothing has changed."""
         return ""
 
-    def news(self) -> list[str]:
-        """Sentences about the epoch that has ended that the user should read."""
+    def outlook(self, epochs: int) -> list[str]:
+        """Sentences about a run of so many epochs, before it begins, that the user should read."""
+        return []
+
+    def news(self, ended_by: str) -> list[str]:
+        """Sentences about the epoch that has ended that the user should read.
+
+        Args:
+            ended_by: why the run has ended with it; empty where it goes on.
+        """
         return []
 
     def state_dict(self) -> dict[str, Any]:

@@ -161,6 +161,11 @@ class StructureTable:
     def __len__(self) -> int:
         return len(self._widths)
 
+    @property
+    def phase(self) -> str:
+        """That the last epoch was trained in; empty where there is none."""
+        return self._phases[-1] if self._phases else ""
+
     def append(self, widths: Mapping[str, int], phase: str, digest: str, floor: int) -> None:
         """Add an epoch.
 

@@ -97,6 +97,8 @@ def _start(config: Config, comm: Communicator, stop: StopRequest, progress: str,
         for text in shown_early:  # a damaged checkpoint is worth saying however little is shown
             say(f"structlearn: {text}", sys.stderr)
         shown.tell(_opening(config, comm, parts, engine, loaded))
+        for text in () if engine.place.ended_by else parts.pruning.outlook(config.epochs):
+            shown.tell(text)
     return engine, shown
 
 

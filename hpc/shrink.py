@@ -39,7 +39,8 @@ def agree(before: Ulfm, comm: Ulfm, epoch: int, step: int, exchange: Exchange, p
         epoch: epochs that have ended altogether on this rank.
         step: the step that the run is at, as far as this rank knows.
         exchange: its part of the exchange among all ranks, at rest.
-        pruning: of its network. All ranks agree on a cut before any of them makes it; a loss may come between.
+        pruning: of its network. All ranks hear of a cut before any of them makes it, and meet again when they have made
+            it; a loss may come between: some have made it, and those that have not are told.
     """
     own = [epoch, step, exchange.state_dict(), exchange.consensus_errors, pruning.version, pruning.last.as_dict()]
     everyone = comm.gather(own, "agree on how to go on without a lost rank")

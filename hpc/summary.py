@@ -18,6 +18,7 @@ _WHY: Final = {
     "pruned": ", pruned and fine-tuned",
     "signal": " by a signal; run the same command again to go on",
 }
+_PHASES: Final = {"pruning": "pruning", "fine_tuning": "fine-tuning"}
 
 
 def summarise(engine: Engine, state: str) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def summarise(engine: Engine, state: str) -> dict[str, Any]:
         "state": state,
         "ended_by": engine.place.ended_by or "signal",
         "epochs": engine.place.epoch,
+        **({"phase": phase} if (phase := engine.record.structure.phase) else {}),
         "steps": engine.place.step,
         "parameters": answer.get("parameters", sum(parameter.numel() for parameter in parts.model.parameters())),
         **{key: _number(answer.get(key)) for key in ("test_accuracy", "test_loss", "valid_accuracy")},
@@ -56,6 +58,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
     rows = {
         "state": f"{summary['state']}{_WHY.get(summary['ended_by'], '')}",
         "epochs": f"{summary['epochs']} ({summary['steps']:,} steps in {duration(summary['seconds'])})",
+        "phase": _PHASES.get(summary.get("phase", "")),
         "answer": f"the network of epoch {summary['answer_epoch']}" if "answer_epoch" in summary else None,
         "ranks": f"{summary['world_size']}",
         "parameters": f"{summary['parameters']:,}",

@@ -15,7 +15,7 @@ from hpc.config.peers import read_matrix
 from hpc.config.pruning import BnLasso, Cutting, Norm, Scalp, ShrinkNets
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
-from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, Plateau, Sgd, Step, Sync, workers
+from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, NoExchange, Plateau, Sgd, Step, Sync, workers
 from hpc.errors import ConfigError
 
 
@@ -36,7 +36,7 @@ def check(config: Config, local_ranks: int, world_size: int) -> None:
         *_gossip(config, world_size),
         *_losses(config),
         *_master(config, world_size),
-        *_pruning(config),
+        *_pruning(config, world_size),
         *_told(lambda: check_folder(config)),
     ]
     if problems:
@@ -174,7 +174,7 @@ def _master(config: Config, world_size: int) -> Iterator[str]:
         )
 
 
-def _pruning(config: Config) -> Iterator[str]:
+def _pruning(config: Config, world_size: int) -> Iterator[str]:
     """Can the network be cut, and the cuts be judged?"""
     pruning = config.pruning
     if not isinstance(pruning, Cutting):
@@ -189,7 +189,22 @@ def _pruning(config: Config) -> Iterator[str]:
             f"pruning.every_epochs: got {pruning.every_epochs}, but the run has {config.epochs} epoch(s), and nothing "
             f"would be cut; make it smaller"
         )
+    if world_size > 1 and isinstance(config.exchange, NoExchange):
+        yield (
+            f"pruning.name: {pruning.name} would cut {world_size} networks alike that never meet (exchange.name: "
+            f"none), by norms of a mean that no rank holds; use another exchange, such as sync, or a run for each rank"
+        )
+    yield from _method(config, pruning)
+
+
+def _method(config: Config, pruning: Cutting) -> Iterator[str]:
+    """Does the method do what its keys ask for, under this optimiser?"""
     proximal = isinstance(pruning, Scalp | Norm | BnLasso) and pruning.proximal
+    if proximal and isinstance(pruning, Scalp | Norm) and pruning.penalty == "l2":
+        yield (
+            "pruning.proximal: true makes weights exactly 0, but the proximal step of penalty: l2 only scales them; "
+            "leave it false, or use group_lasso or l1"
+        )
     if proximal and isinstance(config.optimizer, Alrao | AlraoAdam):
         yield (
             f"pruning.proximal: true needs one learning rate, but optimizer.name: {config.optimizer.name} has one for "
@@ -198,12 +213,22 @@ def _pruning(config: Config) -> Iterator[str]:
     if isinstance(pruning, Norm) and pruning.mix is not None and pruning.penalty != "sparse_group_lasso":
         yield f"pruning.mix: it is for penalty: sparse_group_lasso, not for {pruning.penalty}; leave it out"
     if isinstance(pruning, ShrinkNets):
-        for key, value, rule in (
-            ("threshold", pruning.threshold, "threshold"),
-            ("gamma", pruning.gamma, "sign_variance"),
-        ):
-            if value is not None and pruning.rule != rule:
-                yield f"pruning.{key}: it is for rule: {rule}, not for {pruning.rule}; leave it out"
+        yield from _switches(config, pruning)
+
+
+def _switches(config: Config, pruning: ShrinkNets) -> Iterator[str]:
+    """Do the keys of a rule belong to it, and are switches pushed by their own penalty only?"""
+    if config.optimizer.weight_decay > 0:
+        yield (
+            f"optimizer.weight_decay: got {config.optimizer.weight_decay:g}, which would shrink the switches of "
+            f"pruning.name: shrinknets as well; leave it 0, and set pruning.weight_strength, which spares them"
+        )
+    for key, value, rule in (
+        ("threshold", pruning.threshold, "threshold"),
+        ("gamma", pruning.gamma, "sign_variance"),
+    ):
+        if value is not None and pruning.rule != rule:
+            yield f"pruning.{key}: it is for rule: {rule}, not for {pruning.rule}; leave it out"
 
 
 def _images(config: Config, height: int, width: int) -> Iterator[str]:

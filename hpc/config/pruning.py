@@ -72,7 +72,7 @@ class Scalp(Cutting, Scaled):
     the mean of their absolute values."""
     proximal: Flag = False
     """Shrink weights by the penalty's proximal step after each step of the optimiser, in place of its gradient: so they
-    become 0 exactly (l1, group_lasso)."""
+    become 0 exactly. Not for l2."""
 
 
 @section
@@ -89,7 +89,7 @@ class Norm(Cutting):
     """A unit goes when its incoming weights (reversed_group_lasso: its outgoing ones) have a 2-norm of at most this."""
     proximal: Flag = False
     """Shrink weights by the penalty's proximal step after each step of the optimiser, in place of its gradient: so they
-    become 0 exactly (all but l2)."""
+    become 0 exactly. Not for l2."""
     mix: Fraction | None = None
     """With penalty: sparse_group_lasso, the part of the absolute values in the mixture; null: 0.5."""
 
@@ -116,7 +116,8 @@ class ShrinkNets(Cutting):
     strength: NonNegative = 3e-3
     """The factor of the switches' absolute values in the loss of a mini-batch."""
     weight_strength: Positive = 1e-4
-    """The factor of the penalty on all other parameters; without one the switches have no minimum."""
+    """The factor of the penalty on all other parameters; without one the switches have no minimum. Leave
+    ``optimizer.weight_decay`` 0: it would be for the switches, too."""
     power: Literal[1, 2] = 2
     """That penalty: the sum of absolute values (1) or of squares (2)."""
     rule: Literal["threshold", "sign_change", "sign_variance"] = "sign_variance"

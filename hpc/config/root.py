@@ -41,7 +41,7 @@ class Config:
     schedule: ScheduleConfig = Constant()
     """How the learning rate changes over the run."""
     early_stopping: EarlyStopping | None = None
-    """When to end before the last epoch; null: never."""
+    """When to end before the last epoch; null: never. With ``pruning`` that cuts, only in fine-tuning."""
     penalties: Annotated[tuple[()], Field()] = ()
     """Penalties on weights (none are available in this version)."""
     regularizers: Annotated[tuple[()], Field()] = ()

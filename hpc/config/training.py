@@ -220,7 +220,11 @@ ScheduleConfig = Annotated[
 
 @section
 class EarlyStopping:
-    """End the run when the validation loss has stopped improving."""
+    """End the run when the validation loss has stopped improving.
+
+    While a network is pruned its penalty and its cuts push that loss around: nothing is watched or counted then, and
+    early stopping begins with fine-tuning.
+    """
 
     patience: Count = 10
     """Epochs without improvement after which the run ends."""

@@ -58,7 +58,7 @@ def flat_of(tensors: Mapping[Key, torch.Tensor], form: Form, like: torch.Tensor)
 
 
 def in_slices(keys: Sequence[Key], ends: Sequence[int]) -> list[list[Key]]:
-    """The keys of each slice, as :func:`hpc.exchange.wire.slices_of` lays it out: tensors first, then their averages.
+    """The keys of each slice, as :func:`hpc.exchange.slices.slices_of` lays it out: tensors first, then their averages.
 
     Args:
         keys: as :func:`keyed` gives them.

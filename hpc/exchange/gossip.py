@@ -18,7 +18,8 @@ from hpc.exchange.form import Form, in_slices, keyed
 from hpc.exchange.pace import OwnPace
 from hpc.exchange.post import Post
 from hpc.exchange.replay import Kind
-from hpc.exchange.wire import Letter, Message, borders, now_ns, slices_of
+from hpc.exchange.slices import borders, slices_of
+from hpc.exchange.wire import Letter, Message, now_ns
 from hpc.flat import FlatBuffer
 
 INBOXES = 2
@@ -33,9 +34,11 @@ class Gossip(OwnPace):
     all messages add up to the same whole at all times; without gradients, so does the weighted sum of the weights.
     With ``slices``, each slice of the weights has masses of its own.
 
-    A network that is cut goes on with its masses: each number that stays has the slice that it had. A message says how
-    often its sender's network had been cut. One of before a cut that comes after it is carried over the cut and mixed;
-    one of after it that comes before waits for the receiver's own cut. Neither is ever lost, nor is its mass.
+    A network that is cut goes on with its masses: each number that stays has the slice that it had. The engine brings
+    everything to rest before a cut, so that in its runs no message meets a network of another structure. Whoever cuts
+    without resting loses nothing either, as a message's mass must never be lost: a message says how often its sender's
+    network had been cut. One of before a cut that comes after it is carried over the cut and mixed; one of after it
+    that comes before waits for the receiver's own cut.
 
     Args:
         comm: the ranks.
@@ -156,7 +159,10 @@ class Gossip(OwnPace):
 
     @torch.no_grad()
     def _mix_older(self, message: Message, letter: Letter, share: float) -> None:
-        """Carry a message over all cuts since it was sent, and move the weights towards it."""
+        """Carry a message over all cuts since it was sent, and move the weights towards it.
+
+        Only where the network was cut without a rest (:meth:`quiesce`), which the engine never does.
+        """
         if letter.structure not in self._older:
             letter.check(self.structure)
         forms, _ = self._older[letter.structure]

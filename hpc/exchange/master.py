@@ -14,8 +14,9 @@ from hpc.exchange.contents import float_buffers
 from hpc.exchange.desk import Desk, Floats
 from hpc.exchange.form import OWN, Form, flat_of, keyed
 from hpc.exchange.pace import OwnPace
+from hpc.exchange.slices import slices_of
 from hpc.exchange.star import MASTER, Star
-from hpc.exchange.wire import Envelope, Letter, Message, now_ns, slices_of
+from hpc.exchange.wire import Envelope, Letter, Message, now_ns
 from hpc.flat import FlatBuffer, copy_all, precision
 
 SLOTS: Final = 4

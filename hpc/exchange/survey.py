@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hpc.exchange.sketch import Sketch, Sums, estimate, nothing
-from hpc.exchange.wire import slices_of
+from hpc.exchange.slices import slices_of
 from hpc.seeding import seed_for
 
 

@@ -75,6 +75,11 @@ class Pruner(ABC):
         return self._phases.phase
 
     @property
+    def patience(self) -> int:
+        """Epochs without an improvement that end a phase."""
+        return self._phases.patience
+
+    @property
     def factor(self) -> float:
         """What the learning rate is to be multiplied with: 1 while pruning, then 1, 0.1 and 0.01."""
         return self._phases.factor

@@ -120,6 +120,26 @@ COMBINATIONS: Final = [
         "optimizer.name: alrao",
     ),
     config(
+        "proximal steps of a penalty that makes nothing 0",
+        "pruning: {name: scalp, penalty: l2, proximal: true}",
+        "pruning.proximal: true",
+        "penalty: l2",
+        "group_lasso",
+    ),
+    config(
+        "a weight decay of switches",
+        "pruning: {name: shrinknets}\noptimizer: {name: sgd, weight_decay: 0.001}",
+        "optimizer.weight_decay: got 0.001",
+        "pruning.weight_strength",
+    ),
+    command(
+        "one pruning of networks that never meet",
+        f"{DIGITS} --pruning.name norm --exchange.name none --ranks 2",
+        "pruning.name: norm",
+        "exchange.name: none",
+        "sync",
+    ),
+    config(
         "a key of another killing rule",
         "pruning: {name: shrinknets, threshold: 0.01}",
         "pruning.threshold: it is for rule: threshold, not for sign_variance",

@@ -214,6 +214,32 @@ def test_a_run_whose_epochs_end_first_answers_with_the_best_of_its_fine_tuning_s
     assert found["structure/phase"].tolist()[-1] == b"fine_tuning"
 
 
+SHORT = {**STILL, "pruning": {**STILL["pruning"], "patience": 3}}
+TOO_FEW = "fine-tuning begins after 4 epochs at the earliest, and this run has"
+ADVICE = "the run ended while it was still pruning: raise epochs or lower pruning.patience (3)"
+
+
+@pytest.mark.parametrize("epochs", [3, 4, 5])
+def test_a_run_that_cannot_come_to_fine_tuning_says_so_before_and_after(epochs, tmp_path, capsys):
+    summary, said, found, _ = train(tmp_path, capsys, **{**SHORT, "epochs": epochs})
+    phase = found["structure/phase"][-1].decode()
+    assert phase == summary["phase"] == ("pruning" if epochs < 5 else "fine_tuning")
+    assert (f"{TOO_FEW} {epochs}" in said) == (ADVICE in said) == (epochs < 5)
+    assert ("pruning is over" in said) == (epochs == 5)
+    (row,) = [line for line in said.splitlines() if line.split()[:1] == ["phase"]]
+    assert row.split()[1] == phase.replace("_", "-")
+    _, again, _, _ = train(tmp_path, capsys, **{**SHORT, "epochs": epochs})
+    assert TOO_FEW not in again  # it is done
+
+
+def test_early_stopping_counts_nothing_while_the_network_is_pruned(tmp_path, capsys):
+    sections = {**SHORT, "early_stopping": {"patience": 2}}
+    summary, _, found, _ = train(tmp_path, capsys, **sections)
+    assert summary["ended_by"] == "early_stopping"
+    assert found["structure/phase"].tolist() == [b"pruning"] * 4 + [b"fine_tuning"] * 3
+    assert summary["answer_epoch"] == 5
+
+
 def test_a_regression_is_judged_by_its_loss(tmp_path, capsys):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(400, 5))

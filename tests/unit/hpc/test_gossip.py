@@ -23,7 +23,7 @@ from hpc.exchange import mass, traffic
 from hpc.exchange.agenda import Agenda, Pause
 from hpc.exchange.contents import weights_and_buffers
 from hpc.exchange.replay import Kind
-from hpc.exchange.wire import slices_of
+from hpc.exchange.slices import slices_of
 
 _spec = importlib.util.spec_from_file_location("channel", Path(__file__).parents[2] / "support" / "channel.py")
 assert _spec is not None

@@ -216,3 +216,28 @@ def test_who_has_not_made_the_last_cut_makes_it_when_the_others_go_on(tmp_path):
     assert sizes(behind) == sizes(ahead)
     assert parts.exchange.structure == parts.pruning.version == 1
     assert behind.run(Silent()) == "done"
+
+
+@pytest.mark.parametrize(("meeting", "cuts"), [("hear what is cut", 0), ("compare what is cut", 1)])
+def test_a_loss_while_a_cut_is_told_or_compared_can_be_gone_on_from(meeting, cuts, tmp_path, monkeypatch):
+    config = validate({**PRUNED, "epochs": 1, "run_dir": str(tmp_path / "run")})
+    freeze(config)
+    engine = Engine(assemble(config, Alone(), StopRequest(), lambda _: None))
+    pruning, gather = engine.parts.pruning, engine.parts.comm.gather
+
+    def lost(value, what):
+        if what == meeting:
+            raise ConnectionError("a rank is lost")
+        return gather(value, what)
+
+    monkeypatch.setattr(engine.parts.comm, "gather", lost)
+    with pytest.raises(ConnectionError):
+        engine.run(Silent())
+    monkeypatch.undo()
+    assert (pruning.version, bool(pruning.last.plan)) == (cuts, bool(cuts))  # what others are told if they have not
+    parts, steps = _among(engine.parts, Alone()), engine.place.step
+    shrunk = Shrunk((1,), 0, steps, engine.parts.exchange.state_dict(), 0.5, [])
+    engine.go_on(parts, shrunk, time.monotonic())
+    assert engine.run(Silent()) == "done"
+    assert pruning.version >= 1
+    assert len(engine.record.structure) == 1

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc.errors import RunError
-from hpc.exchange.wire import Letter, Message, borders, message_size, slices_of
+from hpc.exchange.slices import borders, slices_of
+from hpc.exchange.wire import Letter, Message, message_size
 
 PAYLOADS = ("float32", "bfloat16", "int8")
 BLOCK = 256  # numbers that share a scale in int8

@@ -49,6 +49,9 @@ TABLE = {"name": "tabular", "root": "table.csv"}
         {"pruning": {"name": "scalp", "proximal": True}},
         {"pruning": {"name": "norm", "penalty": "sparse_group_lasso", "mix": 0.25}},
         {"pruning": {"name": "norm"}, "optimizer": {"name": "alrao"}},
+        {"pruning": {"name": "norm", "penalty": "l2"}, "optimizer": {"weight_decay": 1e-4}},
+        {"pruning": {"name": "norm"}, "exchange": {"name": "none"}},
+        {"pruning": {"name": "norm"}, "early_stopping": {}},
         {"pruning": {"name": "shrinknets", "rule": "threshold", "threshold": 0.01}, "epochs": 5},
         {"pruning": {"name": "shrinknets", "gamma": 0.99}},
         {"model": {"name": "alexnet", "kernel": 5, "stem": "cifar"}},
@@ -67,6 +70,9 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
         ({"data": {"validation": 0}, "pruning": {"name": "bn_lasso"}}, "pruning.name"),
         ({"epochs": 3, "pruning": {"name": "norm", "every_epochs": 4}}, "pruning.every_epochs"),
         ({"pruning": {"name": "norm", "proximal": True}, "optimizer": {"name": "alrao"}}, "pruning.proximal"),
+        ({"pruning": {"name": "norm", "penalty": "l2", "proximal": True}}, "pruning.proximal"),
+        ({"pruning": {"name": "scalp", "penalty": "l2", "proximal": True}}, "pruning.proximal"),
+        ({"pruning": {"name": "shrinknets"}, "optimizer": {"weight_decay": 1e-4}}, "optimizer.weight_decay"),
         ({"pruning": {"name": "norm", "mix": 0.25}}, "pruning.mix"),
         ({"pruning": {"name": "shrinknets", "threshold": 0.01}}, "pruning.threshold"),
         ({"pruning": {"name": "shrinknets", "rule": "sign_change", "gamma": 0.5}}, "pruning.gamma"),
@@ -94,6 +100,16 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
 def test_what_does_not_is_told_by_its_key(values: dict[str, Any], key: str) -> None:
     (problem,) = problems(values)
     assert problem.startswith(f"{key}:")
+
+
+@pytest.mark.parametrize("name", ["scalp", "norm", "bn_lasso", "shrinknets"])
+def test_ranks_that_never_meet_are_not_pruned_together(name: str) -> None:
+    values = {"pruning": {"name": name}, "exchange": {"name": "none"}}
+    (problem,) = problems(values, world_size=2)
+    assert problem.startswith("pruning.name:")
+    assert "exchange.name: none" in problem
+    assert problems({**values, "pruning": {"name": "scala"}}, world_size=2) == ()
+    assert problems(values) == ()
 
 
 def test_all_problems_are_told_at_once() -> None:
