@@ -12,6 +12,7 @@ from structlearn.pruning.penalties import L1, L2, GroupLasso, Penalty
 from structlearn.pruning.pruner import Verdict
 from structlearn.pruning.sigmas import scaled_layers
 from structlearn.pruning.weights import groups_of, weights_of
+from structlearn.structure.wide import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,5 +107,5 @@ class ScaLP(Penalised):
         return Verdict(sums.sqrt(), means.sqrt() < self.threshold)
 
     def _magnitude(self, name: str, tensor: Tensor) -> Tensor:
-        effective = self._layers[name].effective() if name in self._layers else tensor
+        effective = wide(self._layers[name].effective()) if name in self._layers else tensor
         return effective.abs() if self.penalty_name == "l1" else effective.square()

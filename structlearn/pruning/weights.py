@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from structlearn.structure.wide import wide
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,13 +46,13 @@ class Groups:
         self._all = torch.cat(self.index)
 
     def sums(self, tensors: Sequence[Tensor]) -> Tensor:
-        """[groups]: the sum over each group, of tensors shaped as the weights are."""
-        lines = [line(tensor, axis) for tensor, axis in zip(tensors, self.axes, strict=True)]
-        return lines[0].new_zeros(self.count).index_add(0, self._all, torch.cat(lines))
+        """[groups]: the sum over each group, of tensors shaped as the weights are; float32 or wider."""
+        lines = torch.cat([line(wide(tensor), axis) for tensor, axis in zip(tensors, self.axes, strict=True)])
+        return lines.new_zeros(self.count).index_add(0, self._all, lines)
 
     def norms(self, tensors: Sequence[Tensor]) -> Tensor:
         """[groups]: the 2-norm of each group; differentiable, with the gradient 0 where it is 0."""
-        sums = self.sums([tensor.square() for tensor in tensors])
+        sums = self.sums([wide(tensor).square() for tensor in tensors])
         return torch.where(sums > 0, sums, 1.0).sqrt() * (sums > 0)
 
     def spread(self, values: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -11,6 +11,7 @@ from structlearn.pruning import Pruner, Verdict
 from structlearn.pruning.penalties import L1, L2
 from structlearn.shrinknets.killing import rule as rule_of
 from structlearn.shrinknets.switch import Switch
+from structlearn.structure.wide import wide_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,13 +120,14 @@ class ShrinkNets(Pruner):
     def _verdict(self, name: str, judged: Judged) -> Verdict:
         """A unit goes where all of its switches are dead; it is worth as much as its largest |theta|."""
         coupled = self.structure.sets[name]
-        score = next(self.structure.model.parameters()).new_zeros(coupled.size + 1)  # the last: another set's
+        thetas = [switch.theta for switch in self.switches.values()]
+        score = thetas[0].new_zeros(coupled.size + 1, dtype=wide_type(*thetas))  # the last: another set's
         living, switched = torch.zeros_like(score), torch.zeros_like(score)
         for place in coupled.places:
             owner, _, key = place.tensor.rpartition(".")
             if key == "theta" and owner in self.switches:
                 switch, units = self.switches[owner], place.units.remainder(coupled.size + 1)
-                score.scatter_reduce_(0, units, switch.theta.abs() * switch.alive, "amax")
+                score.scatter_reduce_(0, units, (switch.theta.abs() * switch.alive).to(score), "amax")
                 living.index_add_(0, units, switch.living.to(living))
                 switched.index_fill_(0, units, 1.0)
         return Verdict(score[:-1], ((living == 0) & (switched == 1))[:-1])
