@@ -9,7 +9,8 @@ import torch
 
 from structlearn.pruning.judged import Judged
 from structlearn.pruning.phases import Phase, Phases
-from structlearn.pruning.sigmas import renew
+from structlearn.pruning.sigmas import renew, scaled_layers
+from structlearn.scala.layers import check_state
 from structlearn.structure import Plan
 
 if TYPE_CHECKING:
@@ -145,8 +146,12 @@ class Pruner(ABC):
             optimizer: The one that trains the network.
 
         Raises:
-            ValueError: the plan is not of this structure as it is now.
+            ValueError: the plan is not of this structure as it is now, or the optimiser keeps what cannot follow. Then
+                nothing has changed.
         """
+        if optimizer is not None:
+            for layer in scaled_layers(self.structure.model).values():
+                check_state(layer, optimizer)
         cut = self.structure.apply(plan, optimizer)
         renew(self.structure, cut, optimizer)
         self._mend(cut)
