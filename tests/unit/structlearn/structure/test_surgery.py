@@ -368,3 +368,17 @@ def test_a_network_that_looks_at_numbers_is_run_as_it_is() -> None:
 def test_an_example_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"cannot be run with the example.*give a batch as it takes it"):
         Structure(nn.Linear(3, 2), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("units", ["12", b"12", (1.5, 2), (1.0, 2), ("1", "2"), (True, False), (1, None)])
+def test_a_plan_has_whole_numbers(units: object) -> None:
+    for make in (Plan, Plan.from_dict):
+        with pytest.raises(ValueError, match="whole numbers, such as .* for first it got"):
+            make({"first": units})
+
+
+def test_a_plan_of_numpy_s_numbers_is_plain() -> None:
+    plan = Plan({"first": tuple(np.array([2, 0]))})
+    assert plan == Plan({"first": (2, 0)})
+    assert plan.digest == Plan({"first": (2, 0)}).digest
+    assert Plan.from_dict(plan.as_dict()) == plan
