@@ -96,7 +96,8 @@ class Cutting(Pruning):
     @torch.no_grad()
     def _decide(self) -> Decision:
         """What is to be done to the network as it is; nothing is."""
-        plan, self._floor = self._pruner.plan(), len(self._pruner.floor)
+        plan, floor = self._pruner.judge()
+        self._floor = len(floor)
         if not plan or self._example is None:
             return Decision(plan)
         tensors = {name: tensor for name, tensor in self._pruner.structure.tensors().items() if tensor.dim() == 1}

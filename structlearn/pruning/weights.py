@@ -70,6 +70,9 @@ def weights_of(structure: Structure) -> list[Weight]:
     These are the weights of linear maps: of linear layers, convolutions, recurrent layers and embeddings (which are
     linear maps of symbols), and whatever else has an axis of inputs or outputs that can be cut. What acts on each
     channel by itself is none of them: biases, normalisations, depthwise kernels; W penalises weights alone.
+
+    Raises:
+        ValueError: there are none: all are frozen.
     """
     model = structure.model
     found: dict[str, dict[Side, int]] = {}
@@ -85,9 +88,15 @@ def weights_of(structure: Structure) -> list[Weight]:
                 if axes[place.role] != place.axis:
                     axes[place.role], axes[other] = place.axis, int(place.axis == 0)
     named = dict(model.named_parameters())  # a shared weight once, under its first name
-    return [
+    weights = [
         Weight(name, named[name], axes) for name, axes in found.items() if name in named and named[name].requires_grad
     ]
+    if not weights:
+        raise ValueError(
+            f"no weight of this network is trained (requires_grad is False for all {len(found)}), so there is nothing "
+            f"to penalise; let some be trained"
+        )
+    return weights
 
 
 def groups_of(structure: Structure, weights: Sequence[Weight], side: Side) -> Groups:
