@@ -373,7 +373,7 @@ def test_an_example_that_does_not_fit_is_an_error() -> None:
 @pytest.mark.parametrize("units", ["12", b"12", (1.5, 2), (1.0, 2), ("1", "2"), (True, False), (1, None)])
 def test_a_plan_has_whole_numbers(units: object) -> None:
     for make in (Plan, Plan.from_dict):
-        with pytest.raises(ValueError, match="whole numbers, such as .* for first it got"):
+        with pytest.raises(ValueError, match=r"whole numbers, such as .* for first it got"):
             make({"first": units})
 
 
