@@ -84,7 +84,7 @@ class Cutting(Pruning):
         if self.phase != "pruning" or epoch % self._every:
             return False
         with exchange.consensus():
-            own = [self._decide().as_dict(), len(self._pruner.floor)] if exchange.comm.rank == 0 else None
+            own = [self._decide().as_dict(), self._floor] if exchange.comm.rank == 0 else None
         told, self._floor = exchange.comm.gather(own, "hear what is cut")[0]
         decision = Decision.from_dict(told)
         if decision.plan:
@@ -104,7 +104,8 @@ class Cutting(Pruning):
     @torch.no_grad()
     def _decide(self) -> Decision:
         """What is to be done to the network as it is; nothing is."""
-        plan = self._pruner.plan()
+        plan, floor = self._pruner.judge()
+        self._floor = len(floor)
         if not plan or self._example is None:
             return Decision(plan)
         tensors = {name: tensor for name, tensor in self._pruner.structure.tensors().items() if tensor.dim() == 1}

@@ -12,6 +12,7 @@ Each method is a :class:`Pruner` over the structure of a network; :class:`Pruner
 from structlearn.pruning.bn_lasso import BnLasso as BnLasso
 from structlearn.pruning.norm import Norm as Norm
 from structlearn.pruning.phases import Phase as Phase
+from structlearn.pruning.pruner import Judgement as Judgement
 from structlearn.pruning.pruner import Pruner as Pruner
 from structlearn.pruning.pruner import Verdict as Verdict
 from structlearn.pruning.scalp import ScaLP as ScaLP

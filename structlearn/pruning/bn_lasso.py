@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from structlearn.pruning.penalised import Penalised
 from structlearn.pruning.penalties import L1, Penalty
 from structlearn.pruning.pruner import Verdict
+from structlearn.structure.wide import wide_type
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,11 +71,11 @@ class BnLasso(Penalised):
 
     def _verdict(self, name: str, judged: Judged) -> Verdict:
         scales, coupled = self._scales(), self.structure.sets[name]
-        some = next(iter(scales.values()))
-        largest = some.new_full((coupled.size + 1,), -torch.inf)  # the last takes what is another set's
+        some, kind = next(iter(scales.values())), wide_type(*scales.values())
+        largest = some.new_full((coupled.size + 1,), -torch.inf, dtype=kind)  # the last takes what is another set's
         for place in coupled.places:
             if place.tensor in scales:
                 units = place.units.remainder(coupled.size + 1)
-                largest.scatter_reduce_(0, units, scales[place.tensor].abs(), "amax")
+                largest.scatter_reduce_(0, units, scales[place.tensor].abs().to(kind), "amax")
         largest = largest[:-1]
         return Verdict(largest, (largest < self.threshold) & (largest >= 0))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from structlearn.pruning.weights import line
+from structlearn.structure.wide import wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +21,9 @@ class Strengths(NamedTuple):
     """Of the units of one set, each [units]."""
 
     sums: Tensor
-    """Over all weights of each unit."""
+    """Over all weights of each unit; float32 or wider."""
     counts: Tensor
-    """How many those are."""
+    """How many those are; int64."""
 
 
 class Judged:
@@ -51,27 +52,29 @@ class Judged:
         Args:
             name: Of the set.
             side: "in": outgoing weights; "out": incoming ones. Biases do not count.
-            magnitude: Of a tensor's name and value: what is summed, of the same shape. The same in all calls.
+            magnitude: Of a tensor's name and value (half precision as float32): what is summed, of the same shape. The
+                same in all calls.
         """
         size = self._structure.sets[name].size
-        sums = next(iter(self._tensors.values())).new_zeros(size + 1)  # the last takes what is another set's
-        counts = torch.zeros_like(sums)
+        some = next(iter(self._tensors.values()))
+        sums = some.new_zeros(size + 1, dtype=torch.float32)  # the last takes what is another set's
+        counts = some.new_zeros(size + 1, dtype=torch.int64)
         for place in self._structure.sets[name].places:
             if place.role == side and self._tensors[place.tensor].dim() > 1:
                 line = self._line(place.tensor, place.axis, magnitude)
                 units = place.units.remainder(size + 1)
-                sums.index_add_(0, units, line.sums)
+                sums = sums + line.sums.new_zeros(size + 1).index_add_(0, units, line.sums)  # the wider type of both
                 counts.index_add_(0, units, line.counts)
         return Strengths(sums[:-1], counts[:-1])
 
     def _line(self, name: str, axis: int, magnitude: Callable[[str, Tensor], Tensor]) -> Strengths:
         """Of each entry of an axis. Kept: behind a concatenation, many sets ask for one tensor."""
         if (name, axis) not in self._lines:
-            tensor = self._tensors[name]
-            values, present = magnitude(name, tensor), tensor.new_ones([1] * tensor.dim())
+            tensor = wide(self._tensors[name])
+            values, present = magnitude(name, tensor), tensor.new_ones([1] * tensor.dim(), dtype=torch.int64)
             for other, place in self._places[name]:
                 if place.axis != axis and other in self._stays:
-                    mask = (self._stays[other][place.units] | (place.units < 0)).to(values)
+                    mask = self._stays[other][place.units] | (place.units < 0)
                     mask = mask.view([-1 if each == place.axis else 1 for each in range(tensor.dim())])
                     values, present = values * mask, present * mask
             sums = line(values, axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from structlearn.checks import check_choice
-from structlearn.pruning.penalised import Penalised
+from structlearn.pruning.penalised import Penalised, check_proximal
 from structlearn.pruning.penalties import L1, L2, GroupLasso, Penalty, SparseGroupLasso
 from structlearn.pruning.pruner import Verdict
 from structlearn.pruning.weights import Side, groups_of, weights_of
@@ -53,7 +53,8 @@ class Norm(Penalised):
         patience: W's 50 epochs.
 
     Raises:
-        ValueError: an unknown penalty, or a number out of its range.
+        ValueError: an unknown penalty, a number out of its range, proximal steps with "l2", which make no exact zeros,
+            or a network of which no weight is trained.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Norm(Penalised):
         patience: int = 50,
     ) -> None:
         check_choice("penalty", penalty, PENALTIES)
+        check_proximal(penalty, proximal=proximal)
         if not 0 <= mix <= 1:
             raise ValueError(
                 f"mix is the share of the L1 penalty, from 0 to 1, got {mix!r}; use 0.5, as the source does"
             )
         super().__init__(structure, strength=strength, threshold=threshold, proximal=proximal, patience=patience)
         self.penalty_name, self.mix = penalty, float(mix)
+        weights_of(structure)
 
     @property
     def side(self) -> Side:

@@ -60,3 +60,12 @@ class Penalised(Pruner):
     def _after_step(self, lr: float) -> None:
         if self.proximal:
             self._current().shrink(lr * self.strength)
+
+
+def check_proximal(penalty: str, *, proximal: bool) -> None:
+    """Raise ValueError where proximal steps are asked of a penalty whose steps only shrink: none makes exact zeros."""
+    if proximal and penalty == "l2":
+        raise ValueError(
+            "proximal=True is for exact zeros, but the proximal step of the penalty l2 only divides all weights; give "
+            "proximal=False, or a penalty with a kink at zero, such as l1 or group_lasso"
+        )

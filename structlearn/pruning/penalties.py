@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from structlearn.structure.wide import wide, wide_type
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,12 +47,12 @@ class L2(Penalty):
 
     def value(self) -> Tensor:
         """The sum."""
-        return torch.stack([weight.square().sum() for weight in self._weights]).sum()
+        return torch.stack([wide(weight).square().sum() for weight in self._weights]).sum()
 
     def add_gradient(self, strength: float) -> None:
         """2 w."""
-        weights = _with_gradients(self._weights)
-        torch._foreach_add_(_gradients(weights), [weight.detach() for weight in weights], alpha=2 * strength)
+        if weights := _with_gradients(self._weights):
+            torch._foreach_add_(_gradients(weights), [weight.detach() for weight in weights], alpha=2 * strength)
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
@@ -70,7 +72,7 @@ class L1(Penalty):
 
     def value(self) -> Tensor:
         """The sum."""
-        return torch.stack([weight.abs().sum() for weight in self._weights]).sum()
+        return torch.stack([wide(weight).abs().sum() for weight in self._weights]).sum()
 
     def add_gradient(self, strength: float) -> None:
         """sign(w)."""
@@ -96,7 +98,8 @@ class GroupLasso(Penalty):
 
     def __init__(self, weights: Sequence[Tensor], groups: Groups, factors: Tensor | None = None) -> None:
         self._weights, self._groups = list(weights), groups
-        self._factors = (torch.ones_like(groups.sizes) if factors is None else factors).to(self._weights[0])
+        factors = torch.ones_like(groups.sizes) if factors is None else factors
+        self._factors = factors.to(self._weights[0].device, wide_type(*self._weights))
 
     def value(self) -> Tensor:
         """The sum."""
@@ -109,7 +112,8 @@ class GroupLasso(Penalty):
         slopes = self._groups.spread(torch.where(norms > 0, self._factors / norms, 0.0), self._weights)
         weights = _with_gradients(self._weights)
         slopes = [slope for slope, weight in zip(slopes, self._weights, strict=True) if weight.grad is not None]
-        torch._foreach_addcmul_(_gradients(weights), weights, slopes, value=strength)
+        if weights:
+            torch._foreach_addcmul_(_gradients(weights), weights, slopes, value=strength)
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:

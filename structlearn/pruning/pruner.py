@@ -9,7 +9,8 @@ import torch
 
 from structlearn.pruning.judged import Judged
 from structlearn.pruning.phases import Phase, Phases
-from structlearn.pruning.sigmas import renew
+from structlearn.pruning.sigmas import renew, scaled_layers
+from structlearn.scala.layers import check_state
 from structlearn.structure import Plan
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ class Verdict(NamedTuple):
     """[units], float: larger is worth more. Where all would go the largest stays; the first of equals."""
     goes: Tensor
     """[units], bool: those that the method's rule removes."""
+
+
+class Judgement(NamedTuple):
+    """What a method says of a network as it is now."""
+
+    plan: Plan
+    """Which units stay, in which order."""
+    floor: tuple[str, ...]
+    """The sets that would lose all their units by the rule, and keep one."""
 
 
 class Pruner(ABC):
@@ -113,30 +123,32 @@ class Pruner(ABC):
             self._after_step(lr)
 
     @torch.no_grad()
-    def plan(self) -> Plan:
-        """Which units stay, in which order, by the weights as they are; changes nothing.
+    def judge(self) -> Judgement:
+        """Which units stay, in which order, and which sets are held, by the weights as they are; changes nothing.
 
         Sets are judged from the last to the first (W Alg. 3), so that a layer's units are not held by weights towards
-        units that go at the same moment. No set loses all its units: the one with the largest score stays.
+        units that go at the same moment. No set loses all its units: the one with the largest score stays. After
+        pruning nothing goes and nothing is held.
         """
         if self.phase != "pruning":
-            return Plan({})
-        keep = {}
-        for name, verdict in self._verdicts().items():
+            return Judgement(Plan({}), ())
+        keep, verdicts = {}, self._verdicts()
+        for name, verdict in verdicts.items():
             score, stays = verdict.score, ~verdict.goes
             order = score.argsort(descending=True, stable=True) if self.sorts else torch.arange(len(score))
             units = tuple(order[stays[order]].tolist()) or (int(score.argmax()),)
             if units != tuple(range(len(score))):
                 keep[name] = units
-        return Plan(keep)
+        return Judgement(Plan(keep), self._floor(verdicts))
+
+    def plan(self) -> Plan:
+        """The plan of :meth:`judge`."""
+        return self.judge().plan
 
     @property
-    @torch.no_grad()
     def floor(self) -> tuple[str, ...]:
-        """The sets that would lose all their units by the rule, and keep one; none after pruning."""
-        if self.phase != "pruning":
-            return ()
-        return tuple(name for name, verdict in self._verdicts().items() if bool(verdict.goes.all()))
+        """The held sets of :meth:`judge`, which does the work for both: ask that if you want both."""
+        return self.judge().floor
 
     def cut(self, plan: Plan, optimizer: Optimizer | None = None) -> Cut:
         """Cut the network as planned, the optimiser's state with it, and mend what the method has to.
@@ -150,8 +162,12 @@ class Pruner(ABC):
             optimizer: The one that trains the network.
 
         Raises:
-            ValueError: the plan is not of this structure as it is now.
+            ValueError: the plan is not of this structure as it is now, or the optimiser keeps what cannot follow. Then
+                nothing has changed.
         """
+        if optimizer is not None:
+            for layer in scaled_layers(self.structure.model).values():
+                check_state(layer, optimizer)
         cut = self.structure.apply(plan, optimizer)
         renew(self.structure, cut, optimizer)
         self._mend(cut)
@@ -189,6 +205,10 @@ class Pruner(ABC):
 
     def _mend(self, cut: Cut) -> None:
         """What is to be done after the structure has been cut; also if nothing was."""
+
+    def _floor(self, verdicts: dict[str, Verdict]) -> tuple[str, ...]:
+        """The sets that keep a unit by force."""
+        return tuple(name for name, verdict in verdicts.items() if bool(verdict.goes.all()))
 
     def _verdicts(self) -> dict[str, Verdict]:
         """Of all sets, on the host, in the order of the network."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 
 from structlearn.checks import check_choice
-from structlearn.pruning.penalised import Penalised
+from structlearn.pruning.penalised import Penalised, check_proximal
 from structlearn.pruning.penalties import L1, L2, GroupLasso, Penalty
 from structlearn.pruning.pruner import Verdict
 from structlearn.pruning.sigmas import scaled_layers
 from structlearn.pruning.weights import groups_of, weights_of
+from structlearn.structure.wide import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,8 @@ class ScaLP(Penalised):
         patience: W's 50 epochs.
 
     Raises:
-        ValueError: an unknown penalty, a number out of its range, or a network without scaled layers.
+        ValueError: an unknown penalty, a number out of its range, proximal steps with "l2", which make no exact zeros,
+            or a network without scaled layers or of which no weight is trained.
     """
 
     sorts = True
@@ -81,6 +83,7 @@ class ScaLP(Penalised):
         patience: int = 50,
     ) -> None:
         check_choice("penalty of ScaLP", penalty, PENALTIES)
+        check_proximal(penalty, proximal=proximal)
         super().__init__(structure, strength=strength, threshold=threshold, proximal=proximal, patience=patience)
         self.penalty_name = penalty
         self._layers = {f"{name}.weight": layer for name, layer in scaled_layers(structure.model).items()}
@@ -89,6 +92,7 @@ class ScaLP(Penalised):
                 "ScaLP needs layers behind a scaling, and this network has none; call structlearn.scala.adopt(model) "
                 "before Structure(model, example)"
             )
+        weights_of(structure)
 
     def _build(self) -> Penalty:
         weights = weights_of(self.structure)
@@ -106,5 +110,5 @@ class ScaLP(Penalised):
         return Verdict(sums.sqrt(), means.sqrt() < self.threshold)
 
     def _magnitude(self, name: str, tensor: Tensor) -> Tensor:
-        effective = self._layers[name].effective() if name in self._layers else tensor
+        effective = wide(self._layers[name].effective()) if name in self._layers else tensor
         return effective.abs() if self.penalty_name == "l1" else effective.square()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from structlearn.structure.wide import wide
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,13 +46,13 @@ class Groups:
         self._all = torch.cat(self.index)
 
     def sums(self, tensors: Sequence[Tensor]) -> Tensor:
-        """[groups]: the sum over each group, of tensors shaped as the weights are."""
-        lines = [line(tensor, axis) for tensor, axis in zip(tensors, self.axes, strict=True)]
-        return lines[0].new_zeros(self.count).index_add(0, self._all, torch.cat(lines))
+        """[groups]: the sum over each group, of tensors shaped as the weights are; float32 or wider."""
+        lines = torch.cat([line(wide(tensor), axis) for tensor, axis in zip(tensors, self.axes, strict=True)])
+        return lines.new_zeros(self.count).index_add(0, self._all, lines)
 
     def norms(self, tensors: Sequence[Tensor]) -> Tensor:
         """[groups]: the 2-norm of each group; differentiable, with the gradient 0 where it is 0."""
-        sums = self.sums([tensor.square() for tensor in tensors])
+        sums = self.sums([wide(tensor).square() for tensor in tensors])
         return torch.where(sums > 0, sums, 1.0).sqrt() * (sums > 0)
 
     def spread(self, values: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -68,6 +70,9 @@ def weights_of(structure: Structure) -> list[Weight]:
     These are the weights of linear maps: of linear layers, convolutions, recurrent layers and embeddings (which are
     linear maps of symbols), and whatever else has an axis of inputs or outputs that can be cut. What acts on each
     channel by itself is none of them: biases, normalisations, depthwise kernels; W penalises weights alone.
+
+    Raises:
+        ValueError: there are none: all are frozen.
     """
     model = structure.model
     found: dict[str, dict[Side, int]] = {}
@@ -83,9 +88,15 @@ def weights_of(structure: Structure) -> list[Weight]:
                 if axes[place.role] != place.axis:
                     axes[place.role], axes[other] = place.axis, int(place.axis == 0)
     named = dict(model.named_parameters())  # a shared weight once, under its first name
-    return [
+    weights = [
         Weight(name, named[name], axes) for name, axes in found.items() if name in named and named[name].requires_grad
     ]
+    if not weights:
+        raise ValueError(
+            f"no weight of this network is trained (requires_grad is False for all {len(found)}), so there is nothing "
+            f"to penalise; let some be trained"
+        )
+    return weights
 
 
 def groups_of(structure: Structure, weights: Sequence[Weight], side: Side) -> Groups:

@@ -149,7 +149,9 @@ def rescale(layer: Scaled, sigma: Tensor, optimizer: torch.optim.Optimizer | Non
 
     Gradients with respect to w~ are those with respect to w times sigma, so what was gathered from gradients follows:
     the gradient itself and momentum times sigma' / sigma, means of squares times its square. Else the next step would
-    still be one of the old scaling. (W says nothing of it, and has no momentum.)
+    still be one of the old scaling. What is made of steps stays (they are steps of w~, which an optimiser that divides
+    gradients by their size makes alike under any scaling), and an average of w~ goes with w~. (W says nothing of it,
+    and has no momentum.)
 
     Args:
         layer: The layer; changed in place, the same parameters.
@@ -157,13 +159,16 @@ def rescale(layer: Scaled, sigma: Tensor, optimizer: torch.optim.Optimizer | Non
         optimizer: Where the state to be mended is.
 
     Raises:
-        ValueError: not one factor above 0 for each input.
+        ValueError: not one factor above 0 for each input; the optimiser keeps something that is not known here. Then
+            nothing has changed.
     """
     if sigma.shape != layer.scale.shape or not bool((sigma > 0).all()):
         raise ValueError(
             f"rescaling needs one factor above 0 for each of {len(layer.scale)} inputs, got the shape "
             f"{tuple(sigma.shape)}{'' if sigma.numel() and bool((sigma > 0).all()) else ' with some not above 0'}"
         )
+    if optimizer is not None:
+        check_state(layer, optimizer)
     change = layer.spread(sigma.to(layer.scale) / layer.scale)
     layer.weight.div_(change)
     if layer.weight.grad is not None:
@@ -178,11 +183,30 @@ def rescale(layer: Scaled, sigma: Tensor, optimizer: torch.optim.Optimizer | Non
 
 _POWERS: Final = {
     "momentum_buffer": 1,  # SGD, Alrao's SGD
-    "exp_avg": 1,  # Adam, and Alrao's
+    "exp_avg": 1,  # Adam and its kin, and Alrao's
     "exp_avg_sq": 2,
     "max_exp_avg_sq": 2,
+    "exp_inf": 1,  # Adamax: the largest |gradient|
     "sum": 2,  # Adagrad
-    "square_avg": 2,  # RMSProp
+    "square_avg": 2,  # RMSProp, Adadelta
     "grad_avg": 1,
+    "acc_delta": 0,  # Adadelta: squares of steps
+    "prev": 1,  # Rprop: the last gradient
+    "step_size": 0,
+    "ax": -1,  # ASGD: an average of w~
 }
-"""Optimisers' states that are made of gradients, and of which power."""
+"""Optimisers' states, and which power of a gradient each is made of; -1: of weights."""
+
+
+def check_state(layer: Scaled, optimizer: torch.optim.Optimizer) -> None:
+    """Does :func:`rescale` know what an optimiser keeps of a layer's weight?
+
+    Raises:
+        ValueError: it does not.
+    """
+    for name, value in optimizer.state.get(layer.weight, {}).items():
+        if isinstance(value, Tensor) and value.numel() > 1 and name not in _POWERS:
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps {name!r} for each weight of a scaled layer, and it is not known how "
+                f"that follows a new scaling; known are {', '.join(_POWERS)}: take an optimiser that keeps only these"
+            )

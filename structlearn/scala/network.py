@@ -46,7 +46,8 @@ def adopt(
     Layers that see the network's own inputs are always scaled uniformly (W 3.4.3, case l = 0). Each layer's s^2 comes
     from the activation that its values reach first: 2 for ReLU, 1 where there is none before the next layer, for others
     1 / E[phi(Z)^2] (W has the first two; this is how our models are initialised). The output layer has s^2 = 1 whatever
-    follows it.
+    follows it. Where the forward pass depends on values, so that it has no graph, a layer is taken to be followed by
+    what is registered after it; there each needs an activation that is a module, or `s2`.
 
     W (3.3.4) normalises the inputs of all layers: the data to mean 0 and variance 1, and activations by a BatchNorm
     before or after each layer. `batch_norm` gives these to a network that has none.
@@ -70,7 +71,8 @@ def adopt(
         The model.
 
     Raises:
-        ValueError: nothing can be scaled; a layer shares its weight with another; `batch_norm` with `keep_function`.
+        ValueError: nothing can be scaled; a layer shares its weight with another; `batch_norm` with `keep_function`; it
+            is not known which activation follows a layer, and `s2` is not given. Then nothing has changed.
     """
     check_choice("scaling", scaling, SEQUENCES)
     if batch_norm and keep_function:
@@ -114,7 +116,9 @@ class _Graph:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
-        graphs = [graph for graph in (graph_of(model), chain_of(model)) if graph is not None]
+        found = graph_of(model)
+        graphs = [graph for graph in (found, chain_of(model)) if graph is not None]
+        self._known = {str(node.target) for node in found.nodes if node.op == "call_module"} if found else set()
         self._calls: dict[str, list[fx.Node]] = {}
         self._first: set[str] = set()
         for graph in graphs:
@@ -139,12 +143,25 @@ class _Graph:
     def variance(self, name: str, hidden: float | None) -> float:
         """s^2 of a layer: 1 where its values reach the answer with no other layer in between.
 
-        Else as given, or else what the next activation asks for.
+        Else as given, or else what the next activation asks for; 1 where there is none.
+
+        Raises:
+            ValueError: none is given, and the flow of values, which alone shows activations that are functions, is not
+                known.
         """
         nodes = reached(self._calls[name], self.is_layer)
         if any(node.op == "output" for node in nodes):
             return 1.0
-        return wanted_variance(nodes, self.modules) if hidden is None else hidden
+        if hidden is not None:
+            return hidden
+        found = wanted_variance(nodes, self.modules)
+        if found is None and name not in self._known:
+            raise ValueError(
+                f"it is not known which activation follows the layer {name}: the forward pass has no graph there (it "
+                f"depends on values, or is torch's own), and none is registered right behind the layer; give s2 (2 for "
+                f"ReLU, 1 for none), or make the activation a module and register it after the layer"
+            )
+        return 1.0 if found is None else found
 
     def is_unnormalised(self, name: str) -> bool:
         """Do its values reach another layer with no normalisation in between?"""

@@ -23,15 +23,15 @@ ELEMENTWISE: Final = (
 _NAMES: Final = {kind.__name__.lower() for kind in ELEMENTWISE} - {"prelu"}  # whose slopes are no numbers in the graph
 
 
-def wanted_variance(nodes: Iterable[fx.Node], modules: Mapping[str, nn.Module]) -> float:
-    """s^2 of a layer: 1 / E[phi(Z)^2] of the first activation phi among what comes after it, 1 if there is none.
+def wanted_variance(nodes: Iterable[fx.Node], modules: Mapping[str, nn.Module]) -> float | None:
+    """s^2 of a layer: 1 / E[phi(Z)^2] of the first activation phi among what comes after it; None if there is none.
 
     Args:
         nodes: What comes after the layer, the nearest first.
         modules: The network's modules by name.
     """
     activation = next((found for node in nodes if (found := _activation(node, modules)) is not None), None)
-    return 1.0 if activation is None else gain_of(activation) ** 2
+    return None if activation is None else gain_of(activation) ** 2
 
 
 def _activation(node: fx.Node, modules: Mapping[str, nn.Module]) -> Callable[[Tensor], Tensor] | None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from torch import nn
+
 from structlearn.shrinknets.switch import Switch
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 NAME: Final = "switch"
 """The switch is the layer's part of this name: `features.0` has `features.0.switch.theta`."""
+
+_UNBATCHED: Final = (
+    (nn.Conv1d, nn.InstanceNorm1d),
+    (nn.Conv2d, nn.InstanceNorm2d),
+    (nn.Conv3d, nn.InstanceNorm3d),
+)
+"""Layers that take one sample without an axis for the batch, too, one row for 2, 3 and 4 axes."""
 
 
 def attach(layer: nn.Module, switch: Switch) -> None:
@@ -38,5 +47,7 @@ def detach(layer: nn.Module) -> None:
 
 def _through(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """The hook; a function, so that it is copied and pickled with the layer."""
-    passed: Tensor = layer.get_submodule(NAME)(output)
+    switch = layer.get_submodule(NAME)
+    single = any(isinstance(layer, kinds) and output.dim() == axes for axes, kinds in enumerate(_UNBATCHED, 2))
+    passed: Tensor = switch(output.unsqueeze(0)).squeeze(0) if single else switch(output)
     return passed

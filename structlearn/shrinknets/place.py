@@ -142,14 +142,16 @@ def _reaching(
 
         return hook
 
-    def arrive(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        arrived.extend(each.clone() for each in inputs if isinstance(each, Tensor) and each.requires_grad)
+    def arrive(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        arrived.extend(
+            each.clone() for each in (*inputs, *named.values()) if isinstance(each, Tensor) and each.requires_grad
+        )
 
     with ExitStack() as stack:
         for name in points:
             stack.callback(modules[name].register_forward_hook(begin(name)).remove)
         for name in takers:
-            stack.callback(modules[name].register_forward_pre_hook(arrive).remove)
+            stack.callback(modules[name].register_forward_pre_hook(arrive, with_kwargs=True).remove)
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.enable_grad())
         answer = model(*example) if isinstance(example, tuple) else model(example)

@@ -8,9 +8,10 @@ import torch
 
 from structlearn.checks import check_positive
 from structlearn.pruning import Pruner, Verdict
-from structlearn.pruning.penalties import L1, L2
+from structlearn.pruning.penalties import L1, L2, Penalty
 from structlearn.shrinknets.killing import rule as rule_of
 from structlearn.shrinknets.switch import Switch
+from structlearn.structure.wide import wide_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,9 @@ class ShrinkNets(Pruner):
     """Switches that are pushed to zero; a channel dies by a rule, and goes (S eqs. 2 and 9).
 
     The penalty is `strength` times the sum of |theta| over all switches, plus `weight_strength` times ||W||_p^p over
-    everything else: biases and normalisations, too. Leave the optimiser's own weight decay at 0; it would be for the
-    switches as well. Without the second term there is no minimum (S A.3): switches would shrink and weights grow for
-    ever.
+    everything else that is trained: biases and normalisations, too. Leave the optimiser's own weight decay at 0; it
+    would be for the switches as well. Without the second term there is no minimum (S A.3): switches would shrink and
+    weights grow for ever.
 
     A unit goes when all of its switches are dead. They were of no use from the step on in which they died; that they
     are cut (S's garbage collection) changes the network's function only where the activation makes something of 0, such
@@ -86,18 +87,16 @@ class ShrinkNets(Pruner):
         thetas = [switch.theta for switch in self.switches.values()]
         own = {id(theta) for theta in thetas}
         others = [each for each in structure.model.parameters() if id(each) not in own and each.requires_grad]
-        self._on_switches, self._on_weights = L1(thetas), (L1 if p == 1 else L2)(others)
+        self._penalties: list[tuple[float, Penalty]] = [(self.strength, L1(thetas))]
+        if others:  # else only the switches are trained
+            self._penalties.append((self.weight_strength, (L1 if p == 1 else L2)(others)))
 
-    @property
-    @torch.no_grad()
-    def floor(self) -> tuple[str, ...]:
+    def _floor(self, verdicts: dict[str, Verdict]) -> tuple[str, ...]:
         """The sets of which one unit is left alive, and only because a switch does not lose its last channel."""
-        if self.phase != "pruning":
-            return ()
         held = {f"{name}.theta" for name, switch in self.switches.items() if switch.held > 0}
         return tuple(
             name
-            for name, verdict in self._verdicts().items()
+            for name, verdict in verdicts.items()
             if (~verdict.goes).sum() <= 1 and any(each.tensor in held for each in self.structure.sets[name].places)
         )
 
@@ -107,11 +106,11 @@ class ShrinkNets(Pruner):
         return torch.stack([(~switch.living).sum() for switch in self.switches.values()]).sum()
 
     def _penalty(self) -> Tensor:
-        return self.strength * self._on_switches.value() + self.weight_strength * self._on_weights.value()
+        return torch.stack([strength * penalty.value() for strength, penalty in self._penalties]).sum()
 
     def _regularise(self) -> None:
-        self._on_switches.add_gradient(self.strength)
-        self._on_weights.add_gradient(self.weight_strength)
+        for strength, penalty in self._penalties:
+            penalty.add_gradient(strength)
 
     def _after_step(self, lr: float) -> None:
         self.rule(list(self.switches.values()))
@@ -119,13 +118,14 @@ class ShrinkNets(Pruner):
     def _verdict(self, name: str, judged: Judged) -> Verdict:
         """A unit goes where all of its switches are dead; it is worth as much as its largest |theta|."""
         coupled = self.structure.sets[name]
-        score = next(self.structure.model.parameters()).new_zeros(coupled.size + 1)  # the last: another set's
+        thetas = [switch.theta for switch in self.switches.values()]
+        score = thetas[0].new_zeros(coupled.size + 1, dtype=wide_type(*thetas))  # the last: another set's
         living, switched = torch.zeros_like(score), torch.zeros_like(score)
         for place in coupled.places:
             owner, _, key = place.tensor.rpartition(".")
             if key == "theta" and owner in self.switches:
                 switch, units = self.switches[owner], place.units.remainder(coupled.size + 1)
-                score.scatter_reduce_(0, units, switch.theta.abs() * switch.alive, "amax")
+                score.scatter_reduce_(0, units, (switch.theta.abs() * switch.alive).to(score), "amax")
                 living.index_add_(0, units, switch.living.to(living))
                 switched.index_fill_(0, units, 1.0)
         return Verdict(score[:-1], ((living == 0) & (switched == 1))[:-1])

@@ -36,7 +36,9 @@ class Switch(nn.Module):
 
     Args:
         channels: How many.
-        axis: Where they are in x: 1 (after a convolution or a BatchNorm), or -1 (after a linear layer).
+        axis: Where they are in x: 1 (after a convolution or a BatchNorm), or -1 (after a linear layer). With 1 there
+            must be a batch; a switch that :func:`structlearn.shrinknets.adopt` has put behind a layer takes what the
+            layer takes.
         init: "positive": U(0, 1]; "uniform": U(-1, 1), as in some of the authors' experiments; "normal": N(0, 1), as
             S 3.3 says.
     """
@@ -81,10 +83,10 @@ class Switch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and axis as the class says."""
-        if x.dim() < 2 or x.shape[self.axis] != len(self.theta):
+        if x.dim() < (1 if self.axis == -1 else 2) or x.shape[self.axis] != len(self.theta):
             raise ValueError(
                 f"a switch of {len(self.theta)} channels on axis {self.axis} got the shape {tuple(x.shape)}; it needs "
-                f"(batch, ..., {len(self.theta)})"
+                f"(..., {len(self.theta)})"
                 if self.axis == -1
                 else f"a switch of {len(self.theta)} channels on axis 1 got the shape {tuple(x.shape)}; it needs "
                 f"(batch, {len(self.theta)}, ...)"

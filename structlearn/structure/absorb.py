@@ -117,18 +117,25 @@ class _Seen:
     norms: dict[str, str] = field(default_factory=dict)
     _answers: list[tuple[str, Tensor]] = field(default_factory=list)
 
-    def look(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+    def look(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         """A layer has been called."""
-        axis = 1 if isinstance(layer, CONVOLUTIONS) else -1
-        flat = inputs[0].movedim(axis, -1).flatten(0, -2)
+        axis = -1 - len(layer.kernel_size) if isinstance(layer, CONVOLUTIONS) else -1  # with or without a batch
+        flat = _given(inputs, named).movedim(axis, -1).flatten(0, -2)
         low, high = flat.amin(0), flat.amax(0)
         self.low[name] = torch.minimum(self.low.get(name, low), low)
         self.high[name] = torch.maximum(self.high.get(name, high), high)
         self._answers.append((name, output))
 
-    def meet(self, norm: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def meet(self, norm: str, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A BatchNorm is about to be called."""
-        self.norms.update({name: norm for name, answer in self._answers if answer is inputs[0]})
+        given = _given(inputs, named)
+        self.norms.update({name: norm for name, answer in self._answers if answer is given})
+
+
+def _given(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """What a layer of torch's is called with, by position or by name."""
+    given: Tensor = inputs[0] if inputs else named["input"]
+    return given
 
 
 def _observe(model: nn.Module, layers: dict[str, nn.Module], example: Tensor | tuple[Any, ...]) -> _Seen:
@@ -136,10 +143,11 @@ def _observe(model: nn.Module, layers: dict[str, nn.Module], example: Tensor | t
     seen = _Seen()
     with ExitStack() as stack:
         for name, layer in layers.items():
-            stack.callback(layer.register_forward_hook(partial(seen.look, name)).remove)
+            stack.callback(layer.register_forward_hook(partial(seen.look, name), with_kwargs=True).remove)
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                stack.callback(module.register_forward_pre_hook(partial(seen.meet, name)).remove)
+                hook = partial(seen.meet, name)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         stack.enter_context(evaluating(model))
         model(*example) if isinstance(example, tuple) else model(example)
     return seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,9 +22,15 @@ class Plan:
     Attributes:
         keep: For each set that changes, by its name: the units that stay, in their new order. Sets that are not named
             stay as they are.
+
+    Raises:
+        ValueError: units are no whole numbers.
     """
 
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", {name: _whole(name, units) for name, units in self.keep.items()})
 
     def __bool__(self) -> bool:
         return bool(self.keep)
@@ -48,5 +55,18 @@ class Plan:
 
     @staticmethod
     def from_dict(values: Mapping[str, Sequence[Any]]) -> Plan:
-        """Take back what :meth:`as_dict` gave."""
-        return Plan({name: tuple(int(unit) for unit in units) for name, units in values.items()})
+        """Take back what :meth:`as_dict` gave.
+
+        Raises:
+            ValueError: units are no whole numbers.
+        """
+        return Plan({name: _whole(name, units) for name, units in values.items()})
+
+
+def _whole(name: str, units: Sequence[Any]) -> tuple[int, ...]:
+    """The units, if they are whole numbers (numpy's, too)."""
+    if isinstance(units, str | bytes) or any(
+        not isinstance(unit, Integral) or isinstance(unit, bool) for unit in units
+    ):
+        raise ValueError(f"a plan's units are whole numbers, such as (0, 2, 3); for {name} it got {units!r}")
+    return tuple(int(unit) for unit in units)

@@ -15,6 +15,7 @@ from structlearn.structure.cut import Cut
 from structlearn.structure.labels import FIXED
 from structlearn.structure.plan import Plan
 from structlearn.structure.trace import trace
+from structlearn.structure.wide import wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,11 +74,12 @@ class Structure:
         return {name: len(numbers) for name, numbers in self._sets.items()}
 
     def reduce(self, role: Role, of: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
-        """Sums over all entries of each unit at its places of one role; gradients flow.
+        """Sums over all entries of each unit at its places of one role, in float32 or wider; gradients flow.
 
         Args:
             role: Which places: "in" for outgoing weights, "out" for incoming ones.
-            of: Of a tensor's name and value, a value of the same shape, or one that broadcasts to it.
+            of: Of a tensor's name and value (half precision as float32), a value of the same shape, or one that
+                broadcasts to it.
 
         Returns:
             For each set, [size].
@@ -92,8 +94,8 @@ class Structure:
                     continue
                 key = place.tensor, place.axis
                 if key not in lines:
-                    tensor = named[place.tensor]
-                    value = of(place.tensor, tensor).expand(tensor.shape)
+                    tensor = wide(named[place.tensor])
+                    value = wide(of(place.tensor, tensor)).expand(tensor.shape)
                     others = [axis for axis in range(value.dim()) if axis != place.axis]
                     lines[key] = value.sum(others) if others else value  # no axes would be all of them
                 line = lines[key]
@@ -101,14 +103,14 @@ class Structure:
                 part = base.index_add(0, place.units.remainder(each.size + 1), line)[:-1]
                 total = part if total is None else total + part
             if total is None:
-                total = next(iter(named.values())).new_zeros(each.size)
+                total = next(iter(named.values())).new_zeros(each.size, dtype=torch.float32)
             sums[name] = total
         return sums
 
     def count(self, role: Role) -> dict[str, Tensor]:
-        """How many entries each unit has at its places of one role; [size], in the parameters' type."""
+        """How many entries each unit has at its places of one role; [size], float64."""
         with torch.no_grad():
-            return self.reduce(role, lambda _, tensor: torch.ones_like(tensor))
+            return self.reduce(role, lambda _, tensor: torch.ones_like(tensor, dtype=torch.float64))
 
     def tensors(self) -> dict[str, Tensor]:
         """All parameters and buffers by name."""

@@ -114,3 +114,23 @@ def test_the_mixture_goes_from_group_lasso_to_l1():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         norm("mlp", **options)
+
+
+@pytest.mark.parametrize("penalty", ["l2", "group_lasso"])
+def test_a_network_of_which_nothing_is_trained_is_refused(penalty):
+    model, batch = network("mlp")
+    structure = Structure(model.requires_grad_(False), batch[:2])
+    with pytest.raises(ValueError, match="no weight of this network is trained"):
+        Norm(structure, strength=0.1, penalty=penalty)
+
+
+@pytest.mark.parametrize("penalty", [*INCOMING, "reversed_group_lasso"])
+def test_where_no_weight_has_a_gradient_none_is_added(penalty):
+    pruner, model, _ = norm("mlp", penalty=penalty)
+    pruner.regularise()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_proximal_steps_of_l2_are_refused():
+    with pytest.raises(ValueError, match="proximal=True is for exact zeros"):
+        norm("mlp", penalty="l2", proximal=True)

@@ -291,3 +291,26 @@ def test_a_network_without_scaled_layers_is_refused():
 def test_a_network_without_units_is_refused():
     with pytest.raises(ValueError, match="no unit that can be cut"):
         ScaLP(Structure(adopt(nn.Sequential(nn.Linear(4, 2))), torch.randn(2, 4)), strength=0.1)
+
+
+def test_the_proximal_steps_of_l2_are_refused():
+    model = adopt(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    with pytest.raises(ValueError, match="proximal=True is for exact zeros"):
+        ScaLP(Structure(model, torch.zeros(2, 4)), penalty="l2", strength=0.1, proximal=True)
+
+
+def test_a_network_of_which_nothing_is_trained_is_refused():
+    model = adopt(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))).requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight of this network is trained"):
+        ScaLP(Structure(model, torch.zeros(2, 4)), strength=0.1)
+
+
+def test_an_optimiser_that_cannot_follow_new_sigmas_is_refused_before_anything_is_cut():
+    model = adopt(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.state[model[2].weight]["sharpness"] = torch.ones(3, 6)
+    pruner = ScaLP(Structure(model, torch.zeros(2, 4)), strength=0.1)
+    with pytest.raises(ValueError, match="SGD keeps 'sharpness'"):
+        pruner.cut(Plan({"0": (3, 1)}), optimizer)
+    assert model[0].weight.shape == (6, 4)
+    assert pruner.structure.version == 0

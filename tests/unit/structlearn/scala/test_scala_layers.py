@@ -134,6 +134,11 @@ OPTIMIZERS = {
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.05, eps=0.0, amsgrad=True),
     "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.05, eps=0.0),
     "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.05, eps=0.0, momentum=0.9, centered=True),
+    "adamax": lambda parameters: torch.optim.Adamax(parameters, lr=0.05, eps=0.0),
+    "adadelta": lambda parameters: torch.optim.Adadelta(parameters, eps=1e-9),
+    "rprop": lambda parameters: torch.optim.Rprop(parameters, lr=0.05),
+    "nadam": lambda parameters: torch.optim.NAdam(parameters, lr=0.05, eps=0.0),
+    "radam": lambda parameters: torch.optim.RAdam(parameters, lr=0.05, eps=0.0),
 }
 
 
@@ -141,7 +146,8 @@ def mapped(optimizer, layer):
     """What the optimiser holds of the layer's weight, each made of the gradients with respect to w itself."""
     scale = layer.spread(layer.scale)
     powers = {"momentum_buffer": 1, "exp_avg": 1, "grad_avg": 1}
-    powers |= {"exp_avg_sq": 2, "max_exp_avg_sq": 2, "sum": 2, "square_avg": 2}
+    powers |= {"exp_avg_sq": 2, "max_exp_avg_sq": 2, "sum": 2, "square_avg": 2, "exp_inf": 1, "prev": 1}
+    powers |= {"acc_delta": 0, "step_size": 0}
     state = optimizer.state[layer.weight]
     if "square_avg" in state:
         powers["momentum_buffer"] = 0
@@ -175,8 +181,58 @@ def test_gradients_and_the_optimiser_s_state_follow_other_factors(kind, name):
     assert set(after) == set(wanted)
     assert (len(before) > 0) == (kind != "sgd")
     for key, value in after.items():
-        torch.testing.assert_close(value, wanted[key])
+        # Adadelta cannot begin without its eps, which is added to the squares of gradients, too.
+        torch.testing.assert_close(value, wanted[key], rtol=1e-5 if kind == "adadelta" else 1e-7, atol=0)
     torch.testing.assert_close(mapped(optimizer, layer), before)
+    at = layer.effective().detach()
+    for each, its in ((layer, optimizer), (other, theirs)):  # the next step is that of the new factors
+        with torch.no_grad():
+            each.weight.copy_(at / each.spread(new))
+        its.step()
+    torch.testing.assert_close(layer.weight, other.weight, rtol=1e-5, atol=0)
+
+
+def test_the_average_of_asgd_follows_other_factors():
+    layer = ScaledLinear(4, 3)
+    optimizer = torch.optim.ASGD(layer.parameters(), lr=0.01, t0=0)
+    for _ in range(4):
+        optimizer.zero_grad()
+        layer(torch.randn(5, 4)).square().sum().backward()
+        optimizer.step()
+    averaged = copy.deepcopy(layer)
+
+    def answer(x):
+        averaged.load_state_dict(layer.state_dict() | {"weight": optimizer.state[layer.weight]["ax"]})
+        return averaged(x)
+
+    x = torch.randn(5, 4)
+    before = answer(x)
+    rescale(layer, torch.rand(4) + 0.5, optimizer)
+    torch.testing.assert_close(answer(x), before)
+    assert not torch.allclose(answer(x), layer(x))
+
+
+class Unknown(torch.optim.SGD):
+    """Keeps something for each weight."""
+
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["sharpness"] = torch.ones_like(parameter)
+
+
+def test_a_state_of_unknown_kind_is_refused():
+    torch.manual_seed(0)
+    layer = ScaledLinear(4, 3)
+    optimizer = Unknown(layer.parameters(), lr=0.1, momentum=0.9)
+    layer(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    before, momentum = layer.weight.clone(), optimizer.state[layer.weight]["momentum_buffer"].clone()
+    with pytest.raises(ValueError, match="Unknown keeps 'sharpness'"):
+        rescale(layer, torch.rand(4) + 0.5, optimizer)
+    assert torch.equal(layer.weight, before)
+    assert torch.equal(optimizer.state[layer.weight]["momentum_buffer"], momentum)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])

@@ -231,19 +231,35 @@ class Untraceable(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.act, self.norm, self.b, self.c = (
-            nn.Linear(4, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Linear(4, 2),
+        self.a, self.act, self.norm, self.b, self.tanh, self.c = (
+            nn.Linear(4, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm(self.a(x)))
-        return self.c(self.b(-x if x.sum() > 0 else x))
+        return self.c(self.tanh(self.b(-x if x.sum() > 0 else x)))
+
+
+class Functional(Untraceable):
+    """Nor are its activations modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.act, self.tanh
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x)).relu()
+        return self.c(self.b(-x if x.sum() > 0 else x).tanh())
 
 
 def test_without_a_graph_layers_follow_the_order_of_registration() -> None:
     model = adopt(Untraceable())
     assert [layer.scaling for layer in scaled(model).values()] == ["uniform", "sqrt_log", "sqrt_log"]
-    assert variances(model) == pytest.approx([2.0, 1.0, 1.0])
+    assert variances(model) == pytest.approx([2.0, activations.gain("tanh") ** 2, 1.0])
+
+
+def test_without_a_graph_s2_says_what_activations_that_are_functions_ask_for() -> None:
+    assert variances(adopt(Functional(), s2=1.5)) == [1.5, 1.5, 1.0]
 
 
 def test_a_layer_alone_is_a_network() -> None:
@@ -347,6 +363,7 @@ def test_a_layer_used_twice_is_scaled_once() -> None:
         (lambda: small("mlp"), {"scaling": "invers"}, "did you mean 'inverse'"),
         (lambda: small("mlp"), {"tau_b2": 1.0}, "must be below it, got s2=1.0, tau_b2=1.0"),
         (lambda: small("mlp"), {"s2": 0.0}, "s2 must be above 0"),
+        (Functional, {}, "not known which activation follows the layer a: .* give s2"),
     ],
 )
 def test_what_cannot_be_scaled_is_refused_and_left_as_it_is(model: Any, options: dict[str, Any], message: str) -> None:

@@ -1,11 +1,14 @@
 """Where switches go in the networks of the zoo and in others, and where not."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from structlearn.models import build
 from structlearn.shrinknets import Switch, adopt
+from structlearn.shrinknets.place import places
 from structlearn.structure import Structure
 
 IMAGES = (3, 32, 32)
@@ -157,3 +160,33 @@ def test_cut_switches_are_whole() -> None:
         key = f"features.2.1.switch.{part}"
         assert torch.equal(net.state_dict()[key], before[key][list(keep[name])])
     net.eval()(torch.randn(2, *IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ((nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), (8,)),
+        ((nn.Conv1d(3, 6, 3), nn.ReLU(), nn.Conv1d(6, 3, 3)), (3, 9)),
+        ((nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 3)), (3, 9, 9)),
+        ((nn.Conv3d(3, 6, 3), nn.ReLU(), nn.Conv3d(6, 3, 3)), (3, 9, 9, 9)),
+        ((nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.ReLU(), nn.Conv2d(6, 3, 3)), (3, 9, 9)),
+    ],
+)
+def test_a_network_with_switches_takes_one_sample_without_a_batch(layers, shape) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, *shape)
+    model = adopt(nn.Sequential(*copy.deepcopy(layers)), x)
+    assert [name for name, module in model.named_modules() if isinstance(module, Switch)]
+    torch.testing.assert_close(model(x[0]), model(x)[0])
+
+
+def test_layers_that_are_called_by_name_are_seen() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(8, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(input=self.two(input=self.one(input=x).relu()).relu())
+
+    assert places(Named(), torch.randn(2, 8)) == ["one", "two"]

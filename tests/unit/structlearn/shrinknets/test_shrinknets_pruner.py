@@ -184,3 +184,18 @@ def test_after_pruning_nothing_dies_any_more() -> None:
     assert pruner.dead == 0
     assert not pruner.plan()
     assert pruner.penalty() == 0
+
+
+def test_only_the_switches_are_trained() -> None:
+    pruner, x = small()
+    model = pruner.structure.model
+    for parameter in model.parameters():
+        parameter.requires_grad_(any(parameter is switch.theta for switch in pruner.switches.values()))
+    pruner = ShrinkNets(Structure(model, x), **SETTINGS)
+    thetas = [switch.theta for switch in pruner.switches.values()]
+    torch.testing.assert_close(pruner.penalty(), 0.01 * sum(theta.abs().sum() for theta in thetas))
+    for theta in thetas:
+        theta.grad = torch.zeros_like(theta)
+    pruner.regularise()
+    for theta in thetas:
+        torch.testing.assert_close(theta.grad, 0.01 * theta.detach().sign())

@@ -190,3 +190,35 @@ def test_a_plan_of_another_network_is_refused() -> None:
     x = torch.randn(6, 3)
     with pytest.raises(ValueError, match="unknown set of units"):
         absorb(Structure(model, x), Plan({"1": (0,)}), x)
+
+
+def test_layers_that_are_called_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 3, bias=False)
+            self.norm, self.head = nn.BatchNorm2d(5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(input=self.two(input=self.one(input=x).sigmoid()))
+            return self.head(input=x.sigmoid().mean((-2, -1)))
+
+    torch.manual_seed(0)
+    model, x = Named().eval(), torch.randn(4, 3, 9, 9)
+    structure = Structure(model, x)
+    plan = silenced(structure, "one", 1, 4)
+    before, plainly, after, done = outputs(model, x, structure, plan)
+    assert done.into == {"norm.running_mean": 2}
+    assert not torch.allclose(plainly, before)
+    torch.testing.assert_close(after, before)
+
+
+def test_one_sample_without_a_batch() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.Conv2d(6, 5, 3)), torch.randn(2, 3, 9, 9)
+    structure = Structure(model, x)
+    plan = silenced(structure, "0", 1, 4)
+    before = model(x)
+    assert absorb(structure, plan, x[0]).into == {"2.bias": 2}
+    structure.apply(plan)
+    torch.testing.assert_close(model(x), before)

@@ -38,3 +38,35 @@ def test_what_is_carried_is_in_the_scale_of_now() -> None:
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(cut.carry(name, older[name]), tensor)
     torch.testing.assert_close(cut.select("2.weight", older["2.weight"]), older["2.weight"][:, [3, 0]])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_sums_and_counts_in_any_precision(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(4 * 400, 3)).to(kind)
+    structure = Structure(model, torch.zeros(2, 1, 20, 20, dtype=kind))
+    weight = model[2].weight
+    sums = structure.reduce("in", lambda _, tensor: tensor.square())["0"]
+    exact = weight.detach().double().view(3, 4, 400).square().sum((0, 2))
+    torch.testing.assert_close(sums.detach().double(), exact, rtol=1e-5, atol=0)
+    assert structure.count("in")["0"].tolist() == [1200.0] * 4
+    sums.sum().backward()
+    torch.testing.assert_close(weight.grad, 2 * weight.detach())
+
+
+def test_sums_over_places_of_several_types() -> None:
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 4), nn.Linear(4, 3).bfloat16(), nn.Linear(4, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x.bfloat16()).double() + self.c(x.double())
+
+    model = Twice()
+    sums = Structure(model, torch.randn(2, 5)).reduce("in", lambda _, tensor: tensor.abs())["a"]
+    exact = model.b.weight.double().abs().sum(0) + model.c.weight.abs().sum(0)
+    torch.testing.assert_close(sums.double(), exact, rtol=1e-5, atol=0)

@@ -509,3 +509,17 @@ def test_a_trial_sees_through_zeros() -> None:
     with pytest.raises(ValueError, match="its answer changes"):
         verify(model, torch.randn(2, 3))
     verify(Written("not at all").bfloat16(), torch.randn(2, 3).bfloat16())
+
+
+@pytest.mark.parametrize("units", ["12", b"12", (1.5, 2), (1.0, 2), ("1", "2"), (True, False), (1, None)])
+def test_a_plan_has_whole_numbers(units: object) -> None:
+    for make in (Plan, Plan.from_dict):
+        with pytest.raises(ValueError, match=r"whole numbers, such as .* for first it got"):
+            make({"first": units})
+
+
+def test_a_plan_of_numpy_s_numbers_is_plain() -> None:
+    plan = Plan({"first": tuple(np.array([2, 0]))})
+    assert plan == Plan({"first": (2, 0)})
+    assert plan.digest == Plan({"first": (2, 0)}).digest
+    assert Plan.from_dict(plan.as_dict()) == plan
