@@ -33,7 +33,7 @@ from hpc.config.training import Compute, Gossip
 from hpc.exchange import mass
 from hpc.exchange.contents import weights_and_buffers
 from hpc.exchange.replay import Kind
-from hpc.exchange.wire import slices_of
+from hpc.exchange.slices import slices_of
 from hpc.mpi import Mpi
 from hpc.seeding import generator
 

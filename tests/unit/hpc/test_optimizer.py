@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from hpc.config.training import Adagrad, Adam, OptimizerConfig, RmsProp, Sgd
 from hpc.optimizer import build
+from hpc.pruning import Pruning
 
 PLAIN: dict[str, Any] = {"foreach": False, "fused": False}
 CASES: dict[str, tuple[OptimizerConfig, Callable[..., Optimizer]]] = {
@@ -183,8 +184,8 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
     parts = Parts(
         config, comm, device, model, build(config.optimizer, model),
         NoExchange(comm, model, Agenda(1, None, 1), seed=0, consensus_every=None),
-        Doubles("regression", device, torch.float32), list(model.parameters()), Watch(), Feed(), "", Nowhere(),
-        Heartbeat(tmp_path, 0, 1, {}), StopRequest(), lambda *_: None,
+        Doubles("regression", device, torch.float32), list(model.parameters()), Watch(), Pruning(), Feed(), "", {},
+        Nowhere(), Heartbeat(tmp_path, 0, 1, {}), StopRequest(), lambda *_: None,
     )  # fmt: skip
     Engine(parts).run(Silent())
     after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
