@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from structlearn.structure.labels import Labels, Same
+from structlearn.structure.labels import FIXED, Labels, Same
 from structlearn.structure.operators import rule_of
 from structlearn.structure.tracker import Axes, Call, Role, Tracker, tensors
 
@@ -126,7 +126,10 @@ def _follow(model: nn.Module, arguments: tuple[Any, ...]) -> Traced:
     _pass(tracker, model, arguments)
     beside = _beside(model)
     if any(
-        own is not None and (name, axis) not in tracker.roles and name not in beside
+        own is not None
+        and (name, axis) not in tracker.roles
+        and name not in beside
+        and (tracker.same.find(own) != FIXED).any()  # a kernel's height and width have no role, and are used
         for name, axes in found.items()
         for axis, own in enumerate(axes.labels)
     ):

@@ -523,3 +523,9 @@ def test_a_plan_of_numpy_s_numbers_is_plain() -> None:
     assert plan == Plan({"first": (2, 0)})
     assert plan.digest == Plan({"first": (2, 0)}).digest
     assert Plan.from_dict(plan.as_dict()) == plan
+
+
+def test_a_network_that_is_the_same_in_training_is_followed_once() -> None:
+    """In training, a normalisation refuses one sample whose maps are single pixels."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1))
+    assert Structure(model, torch.randn(1, 3, 3, 3)).widths == {"0": 6}
