@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from structlearn.pruning.weights import line
-from structlearn.structure.wide import wide
+from structlearn.structure.wide import line, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable

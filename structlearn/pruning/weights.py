@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from structlearn.structure.wide import wide
+from structlearn.structure.wide import line, wide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,10 +145,3 @@ def _axes(module: nn.Module, key: str) -> dict[Side, int] | None:
             return None
         return {"in": 0, "out": 1} if isinstance(module, _ConvTransposeNd) else {"in": 1, "out": 0}
     return {"in": 1, "out": 0} if isinstance(module, nn.Linear) else None
-
-
-def line(tensor: Tensor, axis: int) -> Tensor:
-    """The sums over all axes but one; those before it first, which is five times as fast for a convolution's inputs."""
-    if axis:
-        tensor = tensor.sum(tuple(range(axis)))
-    return tensor.sum(tuple(range(1, tensor.dim()))) if tensor.dim() > 1 else tensor

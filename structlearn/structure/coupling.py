@@ -89,12 +89,17 @@ def resolve(traced: Traced) -> tuple[list[Axis], dict[str, range]]:
     ranked = ranked[found[ranked] != fixed]
     numbers = np.full(len(found), -1)
     numbers[ranked] = np.arange(len(ranked))
-    edges = np.cumsum([0, *[len(each) for each in roots]])
-    axes = [
-        Axis(name, axis, traced.roles.get((name, axis), "along"), numbers[inverse[start:end]])
-        for (name, axis), start, end in zip(keys, edges[:-1], edges[1:], strict=True)
-    ]
-    return [each for each in axes if (each.units >= 0).any()], _named(axes, members[ranked])
+    axes: list[Axis] = []
+    known: dict[bytes, Labels] = {}  # a layer's weight, bias and normalisation share one array
+    start = 0
+    for (name, axis), own in zip(keys, roots, strict=True):
+        units = numbers[inverse[start : start + len(own)]]
+        start += len(own)
+        if (units >= 0).any():
+            axes.append(
+                Axis(name, axis, traced.roles.get((name, axis), "along"), known.setdefault(units.tobytes(), units))
+            )
+    return axes, _named(axes, members[ranked])
 
 
 def _named(axes: list[Axis], members: Labels) -> dict[str, range]:
@@ -102,8 +107,11 @@ def _named(axes: list[Axis], members: Labels) -> dict[str, range]:
     starts = np.flatnonzero(np.diff(members, prepend=-1)) if len(members) else np.array([], np.int64)
     ends = [*starts[1:], len(members)][: len(starts)]
     maker = [""] * len(starts)
+    held: dict[int, Labels] = {}
     for each in sorted(axes, key=lambda axis: axis.role != "out"):
-        for place in _sets_of(each, starts):
+        if id(each.units) not in held:
+            held[id(each.units)] = _sets_of(each.units, starts)
+        for place in held[id(each.units)]:
             maker[place] = maker[place] or each.tensor.rpartition(".")[0] or each.tensor
     found: dict[str, range] = {}
     for name, start, end in zip(maker, starts, ends, strict=True):
@@ -113,19 +121,31 @@ def _named(axes: list[Axis], members: Labels) -> dict[str, range]:
 
 
 def coupled(axes: list[Axis], sets: dict[str, range], device: torch.device) -> dict[str, Coupled]:
-    """The sets with their places, as callers see them."""
+    """The sets with their places, as callers see them. Places with equal units share the tensor."""
     found = {name: Coupled(name, len(numbers)) for name, numbers in sets.items()}
     names = list(sets)
     starts = np.array([numbers.start for numbers in sets.values()])
+    held: dict[int, list[tuple[Coupled, Tensor]]] = {}
     for each in axes:
-        for at in _sets_of(each, starts):
-            numbers = sets[names[at]]
-            inside = (each.units >= numbers.start) & (each.units < numbers.stop)
-            units = torch.from_numpy(np.where(inside, each.units - numbers.start, -1)).to(device)
-            found[names[at]].places.append(Place(each.tensor, each.axis, each.role, units))
+        if id(each.units) not in held:
+            held[id(each.units)] = [
+                (found[names[at]], _inside(each.units, sets[names[at]]).to(device))
+                for at in _sets_of(each.units, starts)
+            ]
+        for owner, units in held[id(each.units)]:
+            owner.places.append(Place(each.tensor, each.axis, each.role, units))
     return found
 
 
-def _sets_of(axis: Axis, starts: Labels) -> Labels:
-    """The numbers of the sets that have entries in an axis."""
-    return np.unique(np.searchsorted(starts, axis.units[axis.units >= 0], side="right") - 1)
+def _inside(units: Labels, numbers: range) -> Tensor:
+    """Numbered from the first unit of a set; -1 for those of others."""
+    own = units - numbers.start
+    own[(own < 0) | (own >= len(numbers))] = -1
+    return torch.from_numpy(own)
+
+
+def _sets_of(units: Labels, starts: Labels) -> Labels:
+    """The numbers of the sets that have entries in an axis, in their order."""
+    present = np.zeros(len(starts) + 1, bool)
+    present[np.searchsorted(starts, units[units >= 0], side="right") - 1] = True
+    return np.flatnonzero(present)

@@ -65,6 +65,8 @@ class Plan:
 
 def _whole(name: str, units: Sequence[Any]) -> tuple[int, ...]:
     """The units, if they are whole numbers (numpy's, too)."""
+    if isinstance(units, tuple) and {int}.issuperset(map(type, units)):
+        return units
     if isinstance(units, str | bytes) or any(
         not isinstance(unit, Integral) or isinstance(unit, bool) for unit in units
     ):

@@ -15,7 +15,7 @@ from structlearn.structure.cut import Cut
 from structlearn.structure.labels import FIXED
 from structlearn.structure.plan import Plan
 from structlearn.structure.trace import trace
-from structlearn.structure.wide import wide
+from structlearn.structure.wide import line, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,27 +85,20 @@ class Structure:
             For each set, [size].
         """
         named = self.tensors()
-        sums: dict[str, Tensor] = {}
-        lines: dict[tuple[str, int], Tensor] = {}
-        for name, each in self.sets.items():
-            total = None
-            for place in each.places:
-                if place.role != role:
-                    continue
-                key = place.tensor, place.axis
-                if key not in lines:
-                    tensor = wide(named[place.tensor])
-                    value = wide(of(place.tensor, tensor)).expand(tensor.shape)
-                    others = [axis for axis in range(value.dim()) if axis != place.axis]
-                    lines[key] = value.sum(others) if others else value  # no axes would be all of them
-                line = lines[key]
-                base = line.new_zeros(each.size + 1)  # the last takes what is another set's
-                part = base.index_add(0, place.units.remainder(each.size + 1), line)[:-1]
-                total = part if total is None else total + part
-            if total is None:
-                total = next(iter(named.values())).new_zeros(each.size, dtype=torch.float32)
-            sums[name] = total
-        return sums
+        axes = [each for each in self._axes if each.role == role]
+        count = sum(self.widths.values())
+        if not axes:
+            total = next(iter(named.values())).new_zeros(count, dtype=torch.float32)
+        else:
+            lines = []
+            for each in axes:
+                tensor = wide(named[each.tensor])
+                lines.append(line(wide(of(each.tensor, tensor)).expand(tensor.shape), each.axis))
+            found = torch.cat(lines)
+            units = torch.from_numpy(np.concatenate([each.units for each in axes])).to(found.device)
+            base = found.new_zeros(count + 1)  # the last takes what is never cut
+            total = base.index_add(0, units.remainder(count + 1), found)[:-1]
+        return dict(zip(self._sets, total.split(list(self.widths.values())), strict=True))
 
     def count(self, role: Role) -> dict[str, Tensor]:
         """How many entries each unit has at its places of one role; [size], float64."""
@@ -151,7 +144,7 @@ class Structure:
         cut = Cut(plan, self.version, self._axes, self._sets, parameters)
         self.plan = self.plan.then(plan)
         modules = dict(self.model.named_modules())
-        owners = _owners(self.model)
+        buffers, owners = dict(self.model.named_buffers()), _owners(self.model)
         touched = dict.fromkeys(name.rpartition(".")[0] for name in cut.names)
         for name in cut.names:
             if (parameter := parameters.get(name)) is not None:
@@ -163,9 +156,8 @@ class Structure:
                 if gradient is not None:
                     parameter.grad = cut.select(name, gradient)
             else:
-                buffer = self.model.get_buffer(name)
-                smaller = cut.select(name, buffer)
-                for module, key in owners[id(buffer)]:
+                smaller = cut.select(name, buffers[name])
+                for module, key in owners[id(buffers[name])]:
                     setattr(module, key, smaller)
         along = {each.tensor for each in self._axes if each.axis == 0 and each.role == "along"}
         for name in touched:

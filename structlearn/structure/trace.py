@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -196,12 +197,12 @@ def _beside(model: nn.Module) -> dict[str, str]:
 def copied(model: nn.Module, device: str | None = None) -> nn.Module:
     """A copy of a network, in evaluation; on the meta device, one that never had the numbers."""
     memo: dict[int, Any] = {}
-    for (
-        module
-    ) in model.modules():  # what a hook has computed, such as a weight with its mask, cannot be copied by torch
+    for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+                memo[id(value)] = value.detach().clone()  # what a hook has computed, as a weight with its mask
+            elif type(value) in (dict, OrderedDict) and not value:
+                memo[id(value)] = type(value)()  # a module has a dozen, which is where half of the time would go
     if device is not None:
         for parameter in model.parameters():
             empty = torch.empty_like(parameter, device=device)
