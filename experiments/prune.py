@@ -120,7 +120,7 @@ class Training:
                 self.pruner.regularise()
             self.optimizer.step()
             if pruning:
-                self.pruner.after_step(self.rate)
+                self.pruner.after_step(self.optimizer)
             total += loss.detach()
         if not math.isfinite(total.item()):
             return False

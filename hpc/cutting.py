@@ -68,9 +68,9 @@ class Cutting(Pruning):
         """Add the penalty's gradient."""
         self._pruner.regularise()
 
-    def after_step(self, lr: float) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
         """Proximal steps, and what the method watches."""
-        self._pruner.after_step(lr)
+        self._pruner.after_step(optimizer)
 
     # --- the end of an epoch ---------------------------------------------------------------------------
 
@@ -208,6 +208,8 @@ def wrap(config: PruningConfig, model: nn.Module, example: torch.Tensor, seed: i
         try:
             if isinstance(config, Scaled):
                 return scala.adopt(model, scaling=config.scaling, batch_norm=config.batch_norm)
+            if isinstance(config, BnLasso) and config.scaling:
+                return scala.adopt(model, scaling=config.scaling, batch_norm=True)
             if isinstance(config, ShrinkNets):
                 return shrinknets.adopt(model, example, init=config.init)
         except ValueError as error:

@@ -175,7 +175,7 @@ class Engine:
             if self._clip is not None:
                 nn.utils.clip_grad_norm_(parts.clipped, self._clip, foreach=True)
             optimizer.step()
-            pruning.after_step(optimizer.param_groups[0]["lr"])
+            pruning.after_step(optimizer)
             optimizer.zero_grad(set_to_none=True)
             self._losses.add(loss.detach())
             clock.enter("exchange")

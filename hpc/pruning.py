@@ -54,8 +54,8 @@ class Pruning:
     def regularise(self) -> None:
         """Gradients are there, and the same on all ranks in step; the optimiser has not stepped yet."""
 
-    def after_step(self, lr: float) -> None:
-        """The optimiser has made a step with this learning rate. Nothing here may wait for a device."""
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The optimiser has made a step. Nothing here may wait for a device."""
 
     def cut(self, epoch: int, exchange: Exchange, optimizer: Optimizer) -> bool:
         """At the end of an epoch (from 1), cut this rank's network as all others do. Has it changed? Collective.

@@ -147,11 +147,7 @@ def pruner_of(structure: Structure, setting: Setting, steepest: float, outputs: 
 
 
 def train(splits: list[Split], setting: Setting, descent: Descent) -> list[Fit]:
-    """All seeds' regressions; the learning rate falls to 0 along half a cosine.
-
-    Momentum makes 1 / (1 - momentum) of a learning rate. Proximal steps are told so, which leaves the penalty what it
-    is.
-    """
+    """All seeds' regressions; the learning rate falls to 0 along half a cosine."""
     parts = [split.train for split in splits]
     inputs = torch.stack([part.inputs for part in parts])
     targets = torch.stack([part.targets for part in parts])
@@ -174,7 +170,7 @@ def train(splits: list[Split], setting: Setting, descent: Descent) -> list[Fit]:
             pruner.regularise()
             optimizer.step()
             if after_step:
-                pruner.after_step(rate / (1 - descent.momentum))
+                pruner.after_step(optimizer)
             step += 1
         epoch += 1
         costs = [cost + width for cost, width in zip(costs, structure.widths.values(), strict=True)]

@@ -203,12 +203,12 @@ def _method(config: Config, pruning: Cutting) -> Iterator[str]:
     if proximal and isinstance(pruning, Scalp | Norm) and pruning.penalty == "l2":
         yield (
             "pruning.proximal: true makes weights exactly 0, but the proximal step of penalty: l2 only scales them; "
-            "leave it false, or use group_lasso or l1"
+            "set it false, or use group_lasso or l1"
         )
     if proximal and isinstance(config.optimizer, Alrao | AlraoAdam):
         yield (
             f"pruning.proximal: true needs one learning rate, but optimizer.name: {config.optimizer.name} has one for "
-            f"every unit; leave it false"
+            f"every unit; set it false"
         )
     if isinstance(pruning, Norm) and pruning.mix is not None and pruning.penalty != "sparse_group_lasso":
         yield f"pruning.mix: it is for penalty: sparse_group_lasso, not for {pruning.penalty}; leave it out"

@@ -47,7 +47,8 @@ class Cutting:
     """
 
     patience: Count = 50
-    """Epochs without improvement that end pruning, and each stage of fine-tuning."""
+    """Epochs without improvement that end pruning, and each stage of fine-tuning. Each stage has a tenth of the learning
+    rate of the one before, times what `schedule` says: leave that constant."""
     every_epochs: Count = 1
     """Cut after every so many epochs."""
     absorb: Flag = False
@@ -87,25 +88,28 @@ class Norm(Cutting):
     """The penalty's factor in the loss of a mini-batch."""
     threshold: NonNegative = 1e-3
     """A unit goes when its incoming weights (reversed_group_lasso: its outgoing ones) have a 2-norm of at most this."""
-    proximal: Flag = False
-    """Shrink weights by the penalty's proximal step after each step of the optimiser, in place of its gradient: so they
-    become 0 exactly. Not for l2."""
+    proximal: Flag = True
+    """Shrink weights by the penalty's proximal step after each step of the optimiser, so that they become 0 exactly. By
+    its gradient (false) norms hover above the threshold, and few units go; l2 has nothing else."""
     mix: Fraction | None = None
     """With penalty: sparse_group_lasso, the part of the absolute values in the mixture; null: 0.5."""
 
 
 @section
 class BnLasso(Cutting):
-    """Network slimming: an L1 penalty on the scales of BatchNorms, which the network must have."""
+    """Network slimming: an L1 penalty on the scales of BatchNorms, which the network must have, or gets by scaling."""
 
     name: Literal["bn_lasso"] = "bn_lasso"
     strength: NonNegative = 1e-3
     """The penalty's factor in the loss of a mini-batch."""
     threshold: NonNegative = 1e-3
     """A unit goes when its scale is closer to 0 than this."""
-    proximal: Flag = False
-    """Shrink scales by a proximal step after each step of the optimiser, in place of the gradient: so they become 0
-    exactly."""
+    proximal: Flag = True
+    """Shrink scales by a proximal step after each step of the optimiser, so that they become 0 exactly. By the gradient
+    (false) they hover above the threshold, and few units go."""
+    scaling: Literal["uniform", "sqrt_log", "inverse"] | None = None
+    """Put a scaling before each layer (as scala does), and a BatchNorm behind each that has none: then train with
+    ``optimizer: {name: sgd, lr: 1, momentum: 0}``. null: the network stays as it is."""
 
 
 @section

@@ -48,7 +48,9 @@ class Norm(Penalised):
         penalty: See above.
         strength: lambda, on the mean loss of a batch.
         threshold: Units go whose norm is at most this.
-        proximal: As :class:`structlearn.pruning.penalised.Penalised` says.
+        proximal: As :class:`structlearn.pruning.penalised.Penalised` says. True, unlike in W: by subgradients, norms
+            hover above the threshold and little or nothing goes (``experiments/pruning_pareto`` has both). It must be
+            False with "l2", which makes no exact zeros.
         mix: W's alpha: how much of the sparse group Lasso is an L1 penalty; 0.5 in W. The others do not use it.
         patience: W's 50 epochs.
 
@@ -64,7 +66,7 @@ class Norm(Penalised):
         penalty: NormPenalty = "group_lasso",
         strength: float,
         threshold: float = 0.001,
-        proximal: bool = False,
+        proximal: bool = True,
         mix: float = 0.5,
         patience: int = 50,
     ) -> None:

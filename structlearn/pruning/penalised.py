@@ -10,6 +10,7 @@ from structlearn.pruning.pruner import Pruner
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from structlearn.pruning.penalties import Penalty
     from structlearn.structure import Structure
@@ -22,9 +23,10 @@ class Penalised(Pruner):
         structure: Of the network that is trained.
         strength: lambda: the objective is the mean loss of a batch plus `strength` times the penalty, in every step.
         threshold: At or below which a unit goes, as each method says.
-        proximal: Take the penalty by proximal steps after the optimiser's, with its learning rate, and not as a part of
-            the gradient. Only these make exact zeros: a subgradient hovers around them. It is the proximal gradient
-            method for plain SGD; momentum and Adam have another metric, where it is a heuristic.
+        proximal: Take the penalty by proximal steps after the optimiser's, of its length (:func:`step_length`), and not
+            as a part of the gradient. Only these make exact zeros: a subgradient hovers around them. It is the proximal
+            gradient method for plain SGD, and has its fixed points with momentum; Adam has another metric, where it is
+            a heuristic.
         patience: Epochs without an improvement that end a phase.
 
     Raises:
@@ -57,9 +59,30 @@ class Penalised(Pruner):
         if not self.proximal:
             self._current().add_gradient(self.strength)
 
-    def _after_step(self, lr: float) -> None:
+    def _after_step(self, optimizer: Optimizer) -> None:
         if self.proximal:
-            self._current().shrink(lr * self.strength)
+            self._current().shrink(step_length(optimizer) * self.strength)
+
+
+def step_length(optimizer: Optimizer) -> float:
+    """How far a steady gradient of 1 moves a parameter in a step: the learning rate, or what momentum makes of it.
+
+    With it, a weight of 0 stays there just where the loss's gradient is at most lambda, as the penalty wants; with the
+    learning rate alone a momentum of 0.9 would make a tenth of the penalty.
+
+    Raises:
+        ValueError: parameters have several such lengths.
+    """
+    lengths = [
+        group["lr"] * (1 - group.get("dampening", 0)) / (1 - group.get("momentum", 0))
+        for group in optimizer.param_groups
+    ]
+    if any(length != lengths[0] for length in lengths[1:]):
+        raise ValueError(
+            f"proximal steps need one learning rate and one momentum for all parameters, and these groups make steps "
+            f"of {lengths}; give the optimiser one group, or proximal=False"
+        )
+    return float(lengths[0])
 
 
 def check_proximal(penalty: str, *, proximal: bool) -> None:

@@ -46,7 +46,7 @@ class Pruner(ABC):
         loss.backward()
         pruner.regularise()
         optimizer.step()
-        pruner.after_step(lr)
+        pruner.after_step(optimizer)
         ...
         # at the end of an epoch
         pruner.cut(pruner.plan(), optimizer)
@@ -113,14 +113,17 @@ class Pruner(ABC):
         if self.phase == "pruning":
             self._regularise()
 
-    def after_step(self, lr: float) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
         """After the optimiser's step: proximal steps, statistics of the method. No wait.
 
         Args:
-            lr: The learning rate that the step was made with.
+            optimizer: The one that has made the step, with its learning rate.
+
+        Raises:
+            ValueError: the method takes proximal steps, and the optimiser has several learning rates.
         """
         if self.phase == "pruning":
-            self._after_step(lr)
+            self._after_step(optimizer)
 
     @torch.no_grad()
     def judge(self) -> Judgement:
@@ -200,7 +203,7 @@ class Pruner(ABC):
     def _regularise(self) -> None:
         """Add the penalty's gradient to .grad, without waiting for the device."""
 
-    def _after_step(self, lr: float) -> None:
+    def _after_step(self, optimizer: Optimizer) -> None:
         """What comes after a step, without waiting for the device."""
 
     def _mend(self, cut: Cut) -> None:

@@ -15,6 +15,7 @@ from structlearn.structure.wide import wide_type
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from structlearn.pruning.judged import Judged
     from structlearn.structure import Structure
@@ -112,7 +113,7 @@ class ShrinkNets(Pruner):
         for strength, penalty in self._penalties:
             penalty.add_gradient(strength)
 
-    def _after_step(self, lr: float) -> None:
+    def _after_step(self, optimizer: Optimizer) -> None:
         self.rule(list(self.switches.values()))
 
     def _verdict(self, name: str, judged: Judged) -> Verdict:

@@ -115,9 +115,10 @@ COMBINATIONS: Final = [
     ),
     config(
         "proximal steps, and a learning rate for every unit",
-        "pruning: {name: norm, proximal: true}\noptimizer: {name: alrao}",
+        "pruning: {name: norm}\noptimizer: {name: alrao}",
         "pruning.proximal: true needs one learning rate",
         "optimizer.name: alrao",
+        "set it false",
     ),
     config(
         "proximal steps of a penalty that makes nothing 0",

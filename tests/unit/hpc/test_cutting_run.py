@@ -41,13 +41,17 @@ METHODS = {
         "pruning": {"name": "bn_lasso", "strength": 0.1, "threshold": 0.7},
         "model": {"name": "resnet18", "width": 0.0625},
     },
+    "bn_lasso, scaled": {
+        "pruning": {"name": "bn_lasso", "strength": 0.1, "threshold": 0.7, "scaling": "uniform"},
+        "optimizer": ROOM,
+    },
     "shrinknets": {"pruning": {"name": "shrinknets", "strength": 0.02, "gamma": 0.9}},
     "scalp of Alrao": {
         "pruning": {"name": "scalp", "threshold": 0.1, "strength": 0.02},
         "optimizer": {"name": "alrao", "lr_max": 1.0, "momentum": 0.5},
     },
     "norm of Alrao-Adam": {
-        "pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02},
+        "pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02, "proximal": False},
         "optimizer": {"name": "alrao-adam", "lr_max": 0.01},
     },
 }

@@ -32,7 +32,7 @@ def build(method, name, **options):
     kind, own = METHODS[method]
     model, batch = network(name, "sqrt_log" if kind is ScaLP else None)
     structure = Structure(model, batch[:2])
-    return kind(structure, **{"strength": 0.01} | own | options), model, batch
+    return kind(structure, **{"strength": 0.01, "proximal": False} | own | options), model, batch
 
 
 class Training:
@@ -49,7 +49,7 @@ class Training:
             nn.functional.cross_entropy(self.model(self.batch), self.targets).backward()
             self.pruner.regularise()
             self.optimizer.step()
-            self.pruner.after_step(0.05)
+            self.pruner.after_step(self.optimizer)
         self.pruner.cut(self.pruner.plan(), self.optimizer)
         self.pruner.after_epoch(accuracy)
 
@@ -78,8 +78,37 @@ def test_proximal_steps_take_the_place_of_the_gradient(method):
     pruner.regularise()
     assert all(torch.equal(parameter.grad, one) for parameter, one in zip(model.parameters(), gradients, strict=True))
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
-    pruner.after_step(0.5)
+    pruner.after_step(torch.optim.SGD(model.parameters(), lr=0.5))
     assert pruner.penalty().item() < value
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5}, {"momentum": 0.8, "nesterov": True}]
+)
+def test_proximal_steps_end_where_the_penalty_has_its_minimum_whatever_the_momentum(options):
+    """The minimum of sum (w - a)^2 / 2 + lambda sum abs(w) is a, drawn towards 0 by lambda."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 2, bias=False)).double()
+    pruner = Norm(Structure(model, torch.zeros(2, 6, dtype=torch.float64)), penalty="l1", strength=0.3, proximal=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, **options)
+    wanted = [torch.randn_like(parameter) for parameter in model.parameters()]
+    for _ in range(2000):
+        optimizer.zero_grad()
+        sum((w - a).square().sum() / 2 for w, a in zip(model.parameters(), wanted, strict=True)).backward()
+        pruner.regularise()
+        optimizer.step()
+        pruner.after_step(optimizer)
+    for parameter, a in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.data, nn.functional.softshrink(a, 0.3), rtol=0, atol=1e-9)
+        assert (parameter.data[a.abs() < 0.3] == 0).all()
+
+
+def test_proximal_steps_of_several_lengths_are_refused():
+    pruner, model, _ = build("norm-l1", "mlp", proximal=True)
+    first, *others = model.parameters()
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.2}, {"params": others}], lr=0.1)
+    with pytest.raises(ValueError, match=r"these groups make steps of \[0.2, 0.1\]; give the optimiser one group"):
+        pruner.after_step(optimizer)
 
 
 class NoWaiting(TorchDispatchMode):
@@ -95,9 +124,10 @@ def test_a_step_waits_for_nothing(method, proximal):
     pruner, model, batch = build(method, "dense", proximal=proximal)
     model(batch).sum().backward()
     pruner.penalty()  # indices are made after a cut, once
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with NoWaiting():
         pruner.regularise()
-        pruner.after_step(0.1)
+        pruner.after_step(optimizer)
     with pytest.raises(AssertionError), NoWaiting():
         model(batch).sum().item()
 
@@ -106,7 +136,7 @@ def test_a_step_waits_for_nothing(method, proximal):
 def test_without_proximal_steps_nothing_comes_after_a_step(method):
     pruner, model, _ = build(method, "mlp")
     before = copy.deepcopy(model.state_dict())
-    pruner.after_step(0.5)
+    pruner.after_step(torch.optim.SGD(model.parameters(), lr=0.5))
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
 
 
@@ -135,7 +165,7 @@ def test_fine_tuning_leaves_everything_alone(method):
     model(training.batch).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     pruner.regularise()
-    pruner.after_step(1.0)
+    pruner.after_step(training.optimizer)
     assert pruner.penalty().item() == 0
     assert not pruner.plan()
     assert pruner.floor == ()

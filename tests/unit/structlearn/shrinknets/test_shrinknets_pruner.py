@@ -101,7 +101,7 @@ def test_never_below_one_unit_and_the_record_knows() -> None:
         pruner.structure.model(x).square().mean().backward()
         pruner.regularise()
         optimizer.step()
-        pruner.after_step(0.01)
+        pruner.after_step(optimizer)
     assert pruner.floor == ("features.1", "features.4")
     pruner.cut(pruner.plan(), optimizer)
     assert pruner.structure.widths == {"features.1": 1, "features.4": 1}
@@ -125,7 +125,7 @@ def train(rule: str, *, cutting: bool, steps: int = 120) -> tuple[ShrinkNets, Te
         cross_entropy(net(x), y).backward()
         pruner.regularise()
         optimizer.step()
-        pruner.after_step(0.02)
+        pruner.after_step(optimizer)
         if cutting and step % 20 == 19:
             pruner.cut(pruner.plan(), optimizer)
     return pruner, net.eval()(x)
@@ -180,7 +180,7 @@ def test_after_pruning_nothing_dies_any_more() -> None:
     assert pruner.phase == "fine_tuning"
     for switch in pruner.switches.values():
         switch.theta.data.neg_()
-    pruner.after_step(0.1)
+    pruner.after_step(torch.optim.SGD(pruner.structure.model.parameters(), lr=0.1))
     assert pruner.dead == 0
     assert not pruner.plan()
     assert pruner.penalty() == 0
