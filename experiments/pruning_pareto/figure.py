@@ -39,6 +39,8 @@ STEPS = {
     "scalp group_lasso sqrt_log proximal": "scalp group_lasso sqrt_log",
 }
 """Which runs with proximal steps belong to which with the subgradient."""
+UNITS, SMALLER = 1000, 300
+"""Of each hidden layer at the start: of the source's sFC, and of a smaller network."""
 REPORTED = {
     BASELINE: "98.77, 1.8M",
     "bn_lasso": "98.10, 364K",
@@ -143,6 +145,21 @@ def steps_table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def starts_table(smaller: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
+    """How many parameters are left from the larger start, over those from the smaller one, at each strength."""
+    both = smaller.merge(larger, on=["method", "strength"], suffixes=("_s", "_l"))
+    rows = []
+    for method, title in METHODS.items():
+        pairs = both[both.method == method].sort_values("strength")
+        if method != BASELINE and len(pairs) == 3:
+            cells = [
+                f"{pair.parameters_l / pair.parameters_s:.2f} ({count(pair.parameters_l)} / {count(pair.parameters_s)})"
+                for pair in pairs.itertuples()
+            ]
+            rows.append({"method": title, **dict(zip(("weakest λ", "middle", "strongest"), cells, strict=True))})
+    return pd.DataFrame(rows)
+
+
 def tuning_table(path: Path) -> pd.DataFrame:
     """Methods without scaling at each rate: validation accuracy in percent, and units."""
     runs = pd.read_csv(path)
@@ -206,7 +223,8 @@ def figure(found: pd.DataFrame) -> Figure:
                     for each in low.itertuples()
                 )
                 place = {"xycoords": "axes fraction", "ha": "right", "va": "bottom"}
-                axes.annotate(f"below:\n{note}", (0.99, 0.03), fontsize=6.5, **place)
+                white = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+                axes.annotate(f"below:\n{note}", (0.99, 0.03), fontsize=6.5, bbox=white, zorder=5, **place)
             axes.set_xscale("log")
             axes.set_xlabel("parameters left")
             handles, labels = axes.get_legend_handles_labels()
@@ -229,18 +247,21 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
-    found = points(read(arguments.results / "runs.csv"))
-    made = {
-        "table": table(found),
-        "table-best": best_table(found),
-        "table-steps": steps_table(found),
-        "table-sfc": table(points(read(arguments.results / "sfc" / "runs.csv"))),
+    runs = read(arguments.results / "runs.csv")
+    found = {units: points(runs[runs.units == units]) for units in (SMALLER, UNITS)}
+    tables = {
+        "table-300": table(found[SMALLER]),
+        "table": table(found[UNITS]),
+        "table-best": best_table(found[UNITS]),
+        "table-starts": starts_table(found[SMALLER], found[UNITS]),
+        "table-steps": steps_table(found[UNITS]),
         "table-tuning": tuning_table(arguments.results / "tuning" / "runs.csv"),
     }
-    for name, frame in made.items():
+    for name, frame in tables.items():
         write_table(frame, arguments.out, name)
         print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(found), arguments.out, "figure")
+    save(figure(found[UNITS]), arguments.out, "figure")
+    save(figure(found[SMALLER]), arguments.out, "figure-300")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Cutting:
     """
 
     patience: Count = 50
-    """Epochs without improvement that end pruning, and each stage of fine-tuning. Each stage has a tenth of the learning
+    """Epochs without improvement that end pruning, and each stage of fine-tuning. Each has a tenth of the learning
     rate of the one before, times what `schedule` says: leave that constant."""
     every_epochs: Count = 1
     """Cut after every so many epochs."""
