@@ -10,7 +10,6 @@ call goes on where the first one ended. What the columns say is in README.md.
 """
 
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -31,6 +30,7 @@ import numpy as np
 import psutil
 from sklearn.datasets import load_digits
 
+from analysis.rows import Rows
 from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
 from hpc.config.folder import frozen, read_status
@@ -214,39 +214,34 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "faults")
     arguments = parser.parse_args()
     until = time.monotonic() + 60 * arguments.minutes
-    before = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    rows = Rows(RESULTS, COLUMNS, key=["run", "trial"])
+    before = list(rows)
     draw = random.Random(len(before))
     wanted = deck(draw, arguments.trials, Counter((row["kind"], row["phase"]) for row in before))
     run, number = (int(before[-1]["run"]) + 1, int(before[-1]["trial"]) + 1) if before else (0, 0)
-    RESULTS.parent.mkdir(exist_ok=True)
     write_digits(arguments.work / "digits.csv")
-    with RESULTS.open("a", newline="") as file:
-        rows = csv.DictWriter(file, COLUMNS)
-        if not before:
-            rows.writeheader()
-        while wanted and time.monotonic() < until:
-            run_dir = arguments.work / f"run-{run}" / "run"
-            shutil.rmtree(run_dir.parent, ignore_errors=True)
-            run_dir.parent.mkdir(parents=True)
-            ranks, done, expected = 2 + (draw.random() < 0.25), False, None
-            while wanted and not done and time.monotonic() < until:
-                kind, phase = wanted[-1]
-                fault = {
-                    "kind": kind, "phase": phase, "rank": draw.randrange(ranks), "entry": draw.randint(*PHASES[phase]),
-                    "by": "line" if kind == "exception" else draw.choice(("line", "time")), "share": draw.random(),
-                    "note": str(run_dir.parent / "note.json"),
-                }  # fmt: skip
-                row = trial(run_dir, ranks, fault, expected)
-                rows.writerow({"run": run, "trial": number, **row})
-                file.flush()
-                print(number, run, fault["by"], {key: value for key, value in row.items() if value != ""}, flush=True)
-                number += 1
-                if row["kind"]:
-                    wanted.pop()
-                steps = sorted(run_dir.glob("checkpoints/step-*/manifest.json"))
-                expected = int(steps[-1].parent.name.split("-")[1]) if steps else None
-                done = row["state"] == "done"
-            run += 1
+    while wanted and time.monotonic() < until:
+        run_dir = arguments.work / f"run-{run}" / "run"
+        shutil.rmtree(run_dir.parent, ignore_errors=True)
+        run_dir.parent.mkdir(parents=True)
+        ranks, done, expected = 2 + (draw.random() < 0.25), False, None
+        while wanted and not done and time.monotonic() < until:
+            kind, phase = wanted[-1]
+            fault = {
+                "kind": kind, "phase": phase, "rank": draw.randrange(ranks), "entry": draw.randint(*PHASES[phase]),
+                "by": "line" if kind == "exception" else draw.choice(("line", "time")), "share": draw.random(),
+                "note": str(run_dir.parent / "note.json"),
+            }  # fmt: skip
+            row = trial(run_dir, ranks, fault, expected)
+            rows.append({"run": run, "trial": number, **row})
+            print(number, run, fault["by"], {key: value for key, value in row.items() if value != ""}, flush=True)
+            number += 1
+            if row["kind"]:
+                wanted.pop()
+            steps = sorted(run_dir.glob("checkpoints/step-*/manifest.json"))
+            expected = int(steps[-1].parent.name.split("-")[1]) if steps else None
+            done = row["state"] == "done"
+        run += 1
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python experiments/pruning_pareto/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 INPUTS, CLASSES = 784, 10
@@ -225,22 +224,16 @@ def figure(found: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    found = points(read(arguments.results / "runs.csv"))
-    made = {
+    results, out = folders(__doc__, HERE)
+    found = points(read(results / "runs.csv"))
+    tables = {
         "table": table(found),
         "table-best": best_table(found),
         "table-steps": steps_table(found),
-        "table-sfc": table(points(read(arguments.results / "sfc" / "runs.csv"))),
-        "table-tuning": tuning_table(arguments.results / "tuning" / "runs.csv"),
+        "table-sfc": table(points(read(results / "sfc" / "runs.csv"))),
+        "table-tuning": tuning_table(results / "tuning" / "runs.csv"),
     }
-    for name, frame in made.items():
-        write_table(frame, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(found), arguments.out, "figure")
+    publish(tables, {"figure": figure(found)}, out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ run folder is counted when the command has returned, for five seconds until ther
 """
 
 import argparse
-import csv
 import os
 import random
 import shutil
@@ -24,11 +23,17 @@ from typing import Any
 import h5py
 import psutil
 
+from analysis.rows import Rows
 from hpc.exchange.mass import UNITS
 from jobs.launch import command, environment, find_mpiexec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+COLUMNS = (
+    "run", "victim", "step", "delay_s", "exit_code", "hang", "orphans", "killed", "noticed_first_s", "noticed_all_s",
+    "state", "ranks_at_end", "test_accuracy", "whole_mass", "lost_step", "lost_rank", "lost_survivors", "lost_mass",
+    "lost_seconds",
+)  # fmt: skip
 RANKS, STEPS, LATEST_S, HANG_S = 4, 240, 0.05, 240.0
 EVERY = 6
 """Of so many runs, one is left undisturbed."""
@@ -93,27 +98,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ulfm")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    file = HERE / "results" / "runs.csv"
-    file.parent.mkdir(exist_ok=True)
-    done = list(csv.DictReader(file.open())) if file.exists() else []
-    kills = sum(row["killed"] == "True" for row in done)
+    rows = Rows(HERE / "results" / "runs.csv", COLUMNS, key=["run"])
+    kills = sum(row["killed"] == "True" for row in rows)
     draw = random.Random(arguments.seed)
     for number in count():
         if kills == arguments.kills:
             break
         victim, step, delay_s = draw.randrange(RANKS), draw.randint(1, STEPS), draw.uniform(0, LATEST_S)
-        if number < len(done):
+        if rows.has(number):
             continue
         if number % EVERY == 0:
             victim = -1
         row = {"run": number, "victim": victim, "step": step, "delay_s": round(delay_s, 4)}
         row |= measure(arguments.work / "run", victim, step, delay_s)
         kills += row["killed"]
-        with file.open("a", newline="") as out:
-            writer = csv.DictWriter(out, list(row))
-            if out.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        rows.append(row)
         print(row, flush=True)
 
 
