@@ -1,5 +1,6 @@
 """Two things measured side by side: interleaved, medians and spread, printed and written to a dated file."""
 
+import argparse
 import datetime as dt
 import json
 import os
@@ -26,6 +27,19 @@ TRANSPORTS: dict[str, dict[str, str]] = {
 _CORES = "BENCHMARK_CORES"
 
 
+def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Of a benchmark: ``--rounds``, and ``--help`` with the script's docstring."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds)
+    return made
+
+
+def one_core() -> None:
+    """Keep this process on one core, with one thread."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+
 def on_ranks(ranks: int, program: Sequence[str], *, limit_s: float, transport: str = "shared memory") -> Any:
     """What rank 0 prints last, as JSON, of a script on so many ranks with the MPI library of this Python."""
     cores = {"OMP_NUM_THREADS": "1", _CORES: json.dumps(sorted(os.sched_getaffinity(0)))}
@@ -33,6 +47,11 @@ def on_ranks(ranks: int, program: Sequence[str], *, limit_s: float, transport: s
     env = environment(ranks) | TRANSPORTS[transport] | cores
     done = subprocess.run(line, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def is_rank() -> bool:
+    """Is this process one that `on_ranks` has started?"""
+    return _CORES in os.environ
 
 
 def pin(rank: int | None) -> None:
