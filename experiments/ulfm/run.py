@@ -15,19 +15,21 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import h5py
-import psutil
 
 from analysis.rows import Rows
 from hpc.exchange.mass import UNITS
 from jobs.launch import command, environment, find_mpiexec
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import left  # noqa: E402
+
 ROOT = HERE.parent.parent
 COLUMNS = (
     "run", "victim", "step", "delay_s", "exit_code", "hang", "orphans", "killed", "noticed_first_s", "noticed_all_s",
@@ -39,18 +41,6 @@ EVERY = 6
 """Of so many runs, one is left undisturbed."""
 
 
-def named(run_dir: Path) -> list[psutil.Process]:
-    """Every living process that names the run folder in its command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and str(run_dir) in process.cmdline():
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 def measure(run_dir: Path, victim: int, step: int, delay_s: float) -> dict[str, Any]:
     """One run; what came of it. Victim -1: none."""
     shutil.rmtree(run_dir, ignore_errors=True)
@@ -58,18 +48,8 @@ def measure(run_dir: Path, victim: int, step: int, delay_s: float) -> dict[str, 
     env = environment(RANKS) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     log = (run_dir.parent / "log").open("wb")
     process = subprocess.Popen(command(find_mpiexec(), RANKS, program, tolerant=True), env=env, stdout=log, stderr=log)
-    hang = False
-    try:
-        process.wait(HANG_S)
-    except subprocess.TimeoutExpired:
-        hang = True
-        for left in named(run_dir):
-            left.kill()
-        process.wait()
-    until = time.monotonic() + 5
-    while (orphans := named(run_dir)) and time.monotonic() < until:
-        time.sleep(0.02)
-    return {"exit_code": process.returncode, "hang": hang, "orphans": len(orphans), **told(run_dir)}
+    end = left.wait(process, run_dir, HANG_S)
+    return {"exit_code": process.returncode, "hang": end.hang, "orphans": end.orphans, **told(run_dir)}
 
 
 def told(run_dir: Path) -> dict[str, Any]:
