@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import os
 import platform
+import runpy
 import statistics
 import subprocess
 import sys
@@ -17,13 +18,9 @@ import torch
 from jobs.launch import command, environment, find_mpiexec
 
 RESULTS = Path(__file__).parent / "results"
-TRANSPORTS: dict[str, dict[str, str]] = {
-    "shared memory": {},  # what the library takes among ranks of one machine
-    "TCP": {
-        "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self",
-        "MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp",
-    },
-}  # fmt: skip
+_WAYS = runpy.run_path(str(Path(__file__).parent.parent / "tests" / "support" / "transports.py"))
+TRANSPORTS: dict[str, dict[str, str]] = {"shared memory": _WAYS["TRANSPORTS"]["shm"], "TCP": _WAYS["TRANSPORTS"]["tcp"]}
+loopback: Callable[[], int] = _WAYS["loopback"]
 _CORES = "BENCHMARK_CORES"
 
 

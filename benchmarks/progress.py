@@ -26,13 +26,12 @@ import argparse
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from measure import TRANSPORTS, is_rank, on_ranks, parser, pin, publish, spread
+from measure import TRANSPORTS, is_rank, loopback, on_ranks, parser, pin, publish, spread
 from trainer import Trainer
 
 from hpc import exchange
@@ -112,12 +111,6 @@ class Rank:
             "skipped": gossip.counters.skipped - skipped,
             "products": float(np.mean(products)),
         }
-
-
-def loopback() -> int:
-    """Bytes that have gone over the loopback device."""
-    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
-    return int(line.split()[1])
 
 
 def growth(memory: list[tuple[float, int]]) -> dict[str, float]:
