@@ -17,15 +17,13 @@ Looks: how often a step copies a number to the host (``aten::_local_scalar_dense
 profiler. On a CUDA device each is a wait.
 """
 
-import argparse
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleave, publish, ratio, spread
+from measure import interleave, one_core, parser, publish, ratio, spread
 from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from torch.profiler import ProfilerActivity, profile
@@ -193,11 +191,8 @@ def row(question: str, sides: dict[str, Callable[[], Any]], rounds: int, times: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
+    rounds = parser(__doc__, 15).parse_args().rounds
+    one_core()
     lines = [
         f"{HEADS} heads, batches of {BATCH} unless it says another, {rounds} rounds. Medians [quartiles], in ms.",
         "The ratio is alrao's time over the other's; of the published form, its time over alrao's.",

@@ -8,7 +8,6 @@ writing), fsync, rename, fsync of the folder; torch.load does not verify them, s
 tensor, as a reader that wants to know would have to.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import interleave, publish, ratio, spread
+from measure import interleave, parser, publish, ratio, spread
 
 from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
@@ -74,10 +73,9 @@ def sides(folder: Path, everything: dict[str, Any]) -> tuple[dict[str, Callable[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: a temporary folder")
-    arguments = parser.parse_args()
+    options = parser(__doc__, 15)
+    options.add_argument("--folder", type=Path, help="on the disk to measure; default: a temporary folder")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     everything = state()
     _, tensors = flatten(everything)

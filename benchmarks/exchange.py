@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from measure import on_ranks, pin, publish, ratio, spread, stolen
+from measure import is_rank, on_ranks, parser, pin, publish, ratio, spread, stolen
 from torch import nn
 from trainer import WIDTHS, Trainer
 
@@ -253,12 +253,13 @@ def sides(millions: int, comm: Communicator, least: int, *, complete: bool) -> d
 
 
 def body(arguments: argparse.Namespace) -> None:
-    """What each of the two ranks does; rank 0 prints all costs."""
+    """What each of the two ranks does, for one network; rank 0 prints all costs."""
+    (millions,) = arguments.millions
     comm = connect(120.0)
     pin(comm.rank)
     port = comm.gather(20000 + int.from_bytes(os.urandom(2)) % 20000, "agree on a port")[0]
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=comm.rank, world_size=comm.size)
-    compared = sides(arguments.body, comm, arguments.steps, complete=arguments.complete)
+    compared = sides(millions, comm, arguments.steps, complete=arguments.complete)
     found: dict[str, list[Cost]] = {name: [] for name in compared}
     for number in range(-1, arguments.rounds):  # the first round warms up
         for name in list(compared) if number % 2 else list(reversed(compared)):
@@ -277,17 +278,8 @@ def body(arguments: argparse.Namespace) -> None:
         print(json.dumps({"vendor": comm.vendor, "steps": steps, "found": everyone}))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, help="of a side in a round, at least")
-    parser.add_argument("--millions", type=int, nargs="+", default=[1, 10, 20], choices=WIDTHS)
-    parser.add_argument("--complete", action="store_true", help="all sides at rho 0.01 for every network")
-    parser.add_argument("--body", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.body:
-        body(arguments)
-        return
+def report(arguments: argparse.Namespace) -> None:
+    """Starts the ranks; the table of what they found."""
     torch.set_num_threads(1)
     load, vendor = os.getloadavg()[0], ""
     lines = [
@@ -296,7 +288,7 @@ def main() -> None:
     ]
     for millions in arguments.millions:
         steps = arguments.steps or STEPS[millions]
-        program = [__file__, f"--body={millions}", f"--rounds={arguments.rounds}", f"--steps={steps}"]
+        program = [__file__, f"--millions={millions}", f"--rounds={arguments.rounds}", f"--steps={steps}"]
         program += ["--complete"] if arguments.complete else []
         told = on_ranks(2, program, limit_s=300 + arguments.rounds * (1000 + 10 * steps) * 0.1 * millions)
         vendor, ranks = told["vendor"], told["found"]
@@ -311,6 +303,15 @@ def main() -> None:
             print(lines[-1], flush=True)
     about = f"{vendor}; {arguments.rounds} rounds; load at the start {load:.1f}, at the end {os.getloadavg()[0]:.1f}."
     publish("exchange", "Two ranks, a core each: median [quartiles]", [about, "", *lines])
+
+
+def main() -> None:
+    options = parser(__doc__, 10)
+    options.add_argument("--steps", type=int, help="of a side in a round, at least")
+    options.add_argument("--millions", type=int, nargs="+", default=[1, 10, 20], choices=WIDTHS)
+    options.add_argument("--complete", action="store_true", help="all sides at rho 0.01 for every network")
+    arguments = options.parse_args()
+    (body if is_rank() else report)(arguments)
 
 
 if __name__ == "__main__":

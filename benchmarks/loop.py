@@ -8,7 +8,6 @@ signals, heartbeat, and the progress bar, which nobody sees. Evaluation, record 
 sides.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -17,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
-from measure import interleave, publish, ratio, spread
+from measure import interleave, parser, publish, ratio, spread
 from torch.nn.functional import cross_entropy
 
 from hpc.alone import Alone
@@ -84,9 +83,7 @@ def sides(model: dict[str, object], batch: int, folder: Path) -> Iterator[dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    rounds = parser(__doc__, 15).parse_args().rounds
     torch.set_num_threads(1)
     lines = ["| network | batch | engine, ms a step | by hand, ms a step | ratio |", "|---|---|---|---|---|"]
     models = {"sFC": {"name": "mlp", "widths": [1000, 1000, 10]}, "LeNet": {"name": "lenet"}}

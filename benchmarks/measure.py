@@ -1,9 +1,11 @@
 """Two things measured side by side: interleaved, medians and spread, printed and written to a dated file."""
 
+import argparse
 import datetime as dt
 import json
 import os
 import platform
+import runpy
 import statistics
 import subprocess
 import sys
@@ -16,14 +18,23 @@ import torch
 from jobs.launch import command, environment, find_mpiexec
 
 RESULTS = Path(__file__).parent / "results"
-TRANSPORTS: dict[str, dict[str, str]] = {
-    "shared memory": {},  # what the library takes among ranks of one machine
-    "TCP": {
-        "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self",
-        "MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp",
-    },
-}  # fmt: skip
+_WAYS = runpy.run_path(str(Path(__file__).parent.parent / "tests" / "support" / "transports.py"))
+TRANSPORTS: dict[str, dict[str, str]] = {"shared memory": _WAYS["TRANSPORTS"]["shm"], "TCP": _WAYS["TRANSPORTS"]["tcp"]}
+loopback: Callable[[], int] = _WAYS["loopback"]
 _CORES = "BENCHMARK_CORES"
+
+
+def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Of a benchmark: ``--rounds``, and ``--help`` with the script's docstring."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds)
+    return made
+
+
+def one_core() -> None:
+    """Keep this process on one core, with one thread."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
 
 
 def on_ranks(ranks: int, program: Sequence[str], *, limit_s: float, transport: str = "shared memory") -> Any:
@@ -33,6 +44,11 @@ def on_ranks(ranks: int, program: Sequence[str], *, limit_s: float, transport: s
     env = environment(ranks) | TRANSPORTS[transport] | cores
     done = subprocess.run(line, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def is_rank() -> bool:
+    """Is this process one that `on_ranks` has started?"""
+    return _CORES in os.environ
 
 
 def pin(rank: int | None) -> None:

@@ -26,13 +26,12 @@ import argparse
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from measure import TRANSPORTS, on_ranks, pin, publish, spread
+from measure import TRANSPORTS, is_rank, loopback, on_ranks, parser, pin, publish, spread
 from trainer import Trainer
 
 from hpc import exchange
@@ -114,12 +113,6 @@ class Rank:
         }
 
 
-def loopback() -> int:
-    """Bytes that have gone over the loopback device."""
-    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
-    return int(line.split()[1])
-
-
 def growth(memory: list[tuple[float, int]]) -> dict[str, float]:
     """Of samples (second, bytes): MB at first, how many more at last, and the widest span; without the first tenth."""
     times, sizes = np.array([row for row in memory if row[0] > memory[-1][0] / 10]).T
@@ -182,22 +175,11 @@ def delivery(transport: str, found: dict[str, Any]) -> list[str]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--stretches", type=int, default=22, help="of a turn with the thread; inline has a third of them"
-    )
-    parser.add_argument("--memory", type=float, default=40.0, help="seconds with a slow rank")
-    parser.add_argument("--ranks", type=int, default=2, help="each wants a core of its own")
-    parser.add_argument("--body", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.body:
-        body(arguments)
-        return
+def report(arguments: argparse.Namespace) -> None:
+    """Starts the ranks; the table of what they found."""
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
-    program = [__file__, "--body", "--rounds", str(arguments.rounds), "--stretches", str(arguments.stretches)]
+    program = [__file__, "--rounds", str(arguments.rounds), "--stretches", str(arguments.stretches)]
     program += ["--memory", str(arguments.memory)]
     limit = 300 + 4 * arguments.rounds * arguments.stretches * STRETCH_S + 4 * arguments.memory
     found = {name: on_ranks(arguments.ranks, program, limit_s=limit, transport=name) for name in TRANSPORTS}
@@ -232,6 +214,17 @@ def main() -> None:
             )
     library = "openmpi" if "Open MPI" in vendor else "mpich"
     publish(f"progress-{library}", "Progress of gossip messages while all ranks compute", lines)
+
+
+def main() -> None:
+    options = parser(__doc__, 3)
+    options.add_argument(
+        "--stretches", type=int, default=22, help="of a turn with the thread; inline has a third of them"
+    )
+    options.add_argument("--memory", type=float, default=40.0, help="seconds with a slow rank")
+    options.add_argument("--ranks", type=int, default=2, help="each wants a core of its own")
+    arguments = options.parse_args()
+    (body if is_rank() else report)(arguments)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ same network with plain layers. A scaled layer multiplies the smaller one of its
 what it would cost to multiply always the input, or always the weight.
 """
 
-import argparse
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleave, publish, ratio, spread
+from measure import interleave, one_core, parser, publish, ratio, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -75,11 +73,8 @@ def sides(case: str) -> dict[str, Callable[[], float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
+    rounds = parser(__doc__, 15).parse_args().rounds
+    one_core()
     lines = [
         f"{rounds} rounds. Medians [quartiles]; a step's time in ms, and over the plain network's.",
         "",

@@ -32,7 +32,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from measure import on_ranks, pin, publish, ratio, spread
+from measure import is_rank, on_ranks, parser, pin, publish, ratio, spread
 from trainer import Trainer
 
 from hpc import exchange
@@ -169,19 +169,11 @@ def body(arguments: argparse.Namespace) -> None:
         print(json.dumps({"vendor": comm.vendor, "found": found}))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device_ms", type=float, default=20.0)
-    parser.add_argument("--slower", type=float, default=4.0)
-    parser.add_argument("--body", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.body:
-        body(arguments)
-        return
+def report(arguments: argparse.Namespace) -> None:
+    """Starts the ranks; the table of what they found."""
     torch.set_num_threads(1)
     before = os.getloadavg()[0]
-    program = [__file__, "--body", "--rounds", str(arguments.rounds)]
+    program = [__file__, "--rounds", str(arguments.rounds)]
     program += ["--device_ms", str(arguments.device_ms), "--slower", str(arguments.slower)]
     told = on_ranks(RANKS, program, limit_s=120 + arguments.rounds * 150)
     found = told["found"]
@@ -209,6 +201,14 @@ def main() -> None:
     single = [[rate(clock) for clock in clocks] for clocks in found["alone"]]
     lines += ["", "Each alone, samples/s: " + "; ".join(spread(rank) for rank in zip(*single, strict=True)) + "."]
     publish("straggler", f"{RANKS} ranks, one {arguments.slower:g} times slower: median [quartiles]", lines)
+
+
+def main() -> None:
+    options = parser(__doc__, 5)
+    options.add_argument("--device_ms", type=float, default=20.0)
+    options.add_argument("--slower", type=float, default=4.0)
+    arguments = options.parse_args()
+    (body if is_rank() else report)(arguments)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ One core, one thread. Two questions:
   a last line says what ours takes in the midst of training, with gradients and momentum (which Torch-Pruning leaves).
 """
 
-import argparse
 import copy
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch_pruning
-from measure import interleave, publish, ratio, spread
+from measure import interleave, one_core, parser, publish, ratio, spread
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -224,11 +222,8 @@ class Cutting:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
+    rounds = parser(__doc__, 9).parse_args().rounds
+    one_core()
     lines = [
         f"Half of all units are cut. {rounds} rounds, medians [quartiles], in ms.",
         "",

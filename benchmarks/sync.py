@@ -11,7 +11,6 @@ ranks without exchange: what is left for it. ``--sweep`` compares sizes of bucke
 the other sides; one bucket of the largest size holds all gradients of either network.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from measure import interleave, publish, ratio, spread
+from measure import interleave, parser, publish, ratio, spread
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -104,11 +103,10 @@ def side(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--sweep", action="store_true", help="sizes of buckets")
-    parser.add_argument("--only", help="one of the networks; nothing is written to results/")
-    arguments = parser.parse_args()
+    asked = parser(__doc__, 12)
+    asked.add_argument("--sweep", action="store_true", help="sizes of buckets")
+    asked.add_argument("--only", help="one of the networks; nothing is written to results/")
+    arguments = asked.parse_args()
     rounds, chosen = arguments.rounds, [row for row in NETWORKS if arguments.only in (None, row[0])]
     if promise() is None:
         mpiexec = Path(sys.prefix) / "bin" / "mpiexec"

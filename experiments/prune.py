@@ -12,7 +12,6 @@ fine-tuning with the best validation accuracy.
 
 import argparse
 import copy
-import csv
 import math
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from analysis.rows import Rows
 from hpc import data
 from hpc.config import yamls
 from hpc.config.data import DataConfig
@@ -194,24 +194,18 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weights that hardly move make numbers that take ten times as long
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    plan = yamls.load(arguments.file)
     results = arguments.results or arguments.file.parent / "results"
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / "runs.csv"
-    if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    with path.open(newline="", encoding="utf-8") as file:
-        done = {Run(*(row[name] for name in Run._fields)) for row in csv.DictReader(file)}
+    rows = Rows(results / "runs.csv", COLUMNS, key=Run._fields)
     config: Any = TypeAdapter(DataConfig).validate_python(plan["data"])
     for seed in range(arguments.seeds or plan["seeds"]):
         dataset = data.load(config, seed)
         feed = Feed(dataset, config, torch.device("cpu"), seed=seed, rank=0, world_size=1)
         for run in runs(plan, seed):
-            if run in done or (arguments.methods and run.method not in arguments.methods):
+            if rows.has(*run) or (arguments.methods and run.method not in arguments.methods):
                 continue
             row = run._asdict() | train(plan, run, dataset, feed)
-            with path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+            rows.append(row)
             facts = f"{row['first']}/{row['second']} after {row['pruning_epochs']} ({row['pruning_ended_by']})"
             print(f"{' '.join(run)}: {row['state']}, {facts}, {row['test_accuracy']}, {row['seconds']} s", flush=True)
 

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs"), help="where the run folders go")
     arguments = parser.parse_args()
-    values = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    values = yamls.load(arguments.file)
     base = {key: value for key, value in values.items() if key not in {"sweep", "resources"}}
     experiment = arguments.file.parent
     results = experiment / "results"

@@ -3,7 +3,6 @@
 python experiments/alrao_gossip/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import analysis
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 LOOKS = {  # side: colour, dash
@@ -104,15 +103,10 @@ def figure(frame: pd.DataFrame, records: analysis.Records) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    records = analysis.load(arguments.results, strict=True)
+    results, out = folders(__doc__, HERE)
+    records = analysis.load(results, strict=True)
     frame = sides(records.runs)
-    write_table(table(frame, records), arguments.out, "table")
-    print((arguments.out / "table.md").read_text())
-    save(figure(frame, records), arguments.out, "figure")
+    publish({"table": table(frame, records)}, {"figure": figure(frame, records)}, out)
 
 
 if __name__ == "__main__":

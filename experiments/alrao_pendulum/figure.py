@@ -3,7 +3,6 @@
 python experiments/alrao_pendulum/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 GOOD = {"pendulum": -372.0, "lunar_lander": 188.0}  # what W's best SGD returns (table 2.1)
@@ -134,16 +133,13 @@ def figure(runs: pd.DataFrame, validation: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    runs, validation = (pd.read_csv(arguments.results / f"{each}.csv") for each in ("runs", "validation"))
+    results, out = folders(__doc__, HERE)
+    runs, validation = (pd.read_csv(results / f"{each}.csv") for each in ("runs", "validation"))
+    tables = {}
     for environment, mine in runs.groupby("environment", sort=False):
-        label = "table" if environment == runs.environment.iloc[0] else f"table-{environment}"
-        write_table(table(mine, validation[validation.environment == environment]), arguments.out, label)
-        print((arguments.out / f"{label}.md").read_text())
-    save(figure(runs, validation), arguments.out, "figure")
+        label = f"table-{environment}" if tables else "table"
+        tables[label] = table(mine, validation[validation.environment == environment])
+    publish(tables, {"figure": figure(runs, validation)}, out)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ diverged), ``validation.csv`` (returns along the way) and ``common.json`` (setti
 stands in ``runs.csv`` is not run again.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from analysis.experiment import parser
+from analysis.rows import Rows
 from hpc.config import yamls
 
 HERE = Path(__file__).parent
@@ -24,6 +24,10 @@ sys.path.insert(0, str(HERE.parent.parent / "examples"))
 from deep_q_learning import Result, Settings, train  # noqa: E402
 
 KEY = ["environment", "side", "seed"]
+RUNS = [
+    *KEY, "method", "lr", "episodes", "best", "validation_return", "test_return", "test_deviation", "failed", "lost",
+]  # fmt: skip
+VALIDATION = [*KEY, "episode", "return"]
 
 
 def label(side: dict[str, Any]) -> str:
@@ -37,23 +41,17 @@ def label(side: dict[str, Any]) -> str:
 def rows(key: dict[str, Any], settings: Settings, result: Result) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A run's row, and those of its validations."""
     lr = None if settings.method == "alrao" else settings.lr
-    facts = {"method": settings.method, "lr": lr, "episodes": result.episodes, "best": result.best}
-    facts |= {"validation_return": max((value for _, value in result.validation), default=None)}
-    facts |= {"test_return": result.test_return, "test_deviation": np.std(result.test, ddof=1) if result.test else None}
-    facts |= {"failed": result.failed, "lost": result.lost}
-    return {**key, **facts}, [{**key, "episode": number, "return": value} for number, value in result.validation]
+    best = max((value for _, value in result.validation), default=None)
+    deviation = np.std(result.test, ddof=1) if result.test else None
+    facts = {"method": settings.method, "lr": digits(lr), "episodes": result.episodes, "best": result.best}
+    facts |= {"validation_return": digits(best), "test_return": digits(result.test_return)}
+    facts |= {"test_deviation": digits(deviation), "failed": result.failed, "lost": result.lost}
+    return key | facts, [key | {"episode": number, "return": digits(value)} for number, value in result.validation]
 
 
-def read(path: Path) -> pd.DataFrame:
-    """What is there already."""
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
-
-
-def append(path: Path, new: list[dict[str, Any]], key: list[str]) -> None:
-    """Add rows to a file, each key once."""
-    if new:
-        frame = pd.DataFrame([*read(path).to_dict("records"), *new]).drop_duplicates(key)
-        frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+def digits(value: float | None) -> str:
+    """Six of them; nothing for no number."""
+    return "" if value is None or np.isnan(value) else f"{value:.6g}"
 
 
 def check_common(common: dict[str, Any], path: Path) -> None:
@@ -65,25 +63,23 @@ def check_common(common: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    arguments = parser(__doc__, HERE).parse_args()
+    plan = yamls.load(arguments.file)
     check_common(plan["common"], arguments.results / "common.json")
-    paths = [arguments.results / f"{name}.csv" for name in ("runs", "validation")]
-    done = set(read(paths[0])[KEY].itertuples(index=False, name=None))
+    runs = Rows(arguments.results / "runs.csv", RUNS, KEY)
+    validation = Rows(arguments.results / "validation.csv", VALIDATION, [*KEY, "episode"])
     places = [(name, seed, side) for name in plan["environments"] for seed in plan["seeds"] for side in plan["sides"]]
     for name, seed, side in places:
         key = dict(zip(KEY, (name, label(side), seed), strict=True))
-        if tuple(key.values()) in done:
+        if runs.has(*key.values()):
             continue
         settings = Settings(environment=name, seed=seed, **plan["common"], **side)
-        row, validations = rows(key, settings, train(settings))
+        result = train(settings)
+        row, validations = rows(key, settings, result)
         # The row comes last: what is broken off before it is run again, and gives the same validations.
-        append(paths[1], validations, [*KEY, "episode"])
-        append(paths[0], [row], KEY)
-        ending = f"{row['test_return']:.1f}{', failed' if row['failed'] else ''}"
+        validation.append(*validations)
+        runs.append(row)
+        ending = f"{result.test_return:.1f}{', failed' if result.failed else ''}"
         print(f"{name}, {key['side']}, seed {seed}: {ending}", flush=True)
 
 

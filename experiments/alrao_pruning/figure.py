@@ -3,7 +3,6 @@
 python experiments/alrao_pruning/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 import itertools
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from analysis.style import PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 NAMES = {"zero": "zero", "noise": "Gaussian noise", "initial": "initial values"}
@@ -134,15 +133,9 @@ def figure(lost: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    lost = drops(pd.read_csv(arguments.results / "pruning.csv"))
-    for name, frame in (("shares", shares(lost)), ("summary", summary(lost))):
-        write_table(frame, arguments.out, f"table-{name}")
-        print((arguments.out / f"table-{name}.md").read_text())
-    save(figure(lost), arguments.out, "figure")
+    results, out = folders(__doc__, HERE)
+    lost = drops(pd.read_csv(results / "pruning.csv"))
+    publish({"table-shares": shares(lost), "table-summary": summary(lost)}, {"figure": figure(lost)}, out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes to ``results``: ``training.csv`` (by epoch), ``networks.csv`` (what was p
 Accuracies are shares.
 """
 
-import argparse
 import copy
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from analysis.experiment import keep, parser
 from hpc.config import yamls
 from hpc.config.data import ImageFiles
 from hpc.data import DataSet, Feed, Part, load
@@ -127,12 +127,9 @@ def prune(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    arguments = parser(__doc__, HERE).parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told now, not in an hour
+    plan = yamls.load(arguments.file)
     frames: dict[str, list[dict[str, Any]]] = {"training": [], "networks": [], "rates": [], "pruning": []}
     for seed in plan["seeds"]:
         config = ImageFiles(**plan["data"])
@@ -154,9 +151,7 @@ def main() -> None:
             values = enumerate(rates.tolist())
             frames["rates"] += [{"seed": seed, "layer": layer, "unit": unit, "rate": rate} for unit, rate in values]
         frames["pruning"] += prune(plan, plain, trained, x, y, seed)
-    for name, rows in frames.items():
-        frame = pd.DataFrame(rows)
-        frame.to_csv(arguments.results / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    keep({name: pd.DataFrame(rows) for name, rows in frames.items()}, arguments.results)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ LeNet and perceptrons of six layers with 64 units on Fashion-MNIST, Alrao at its
 goes to ``results/explosion.csv``.
 """
 
-import csv
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
+from analysis.experiment import keep
 from hpc import data
 from hpc.config.data import DataConfig
 from hpc.data import Feed
@@ -51,10 +52,7 @@ def main() -> None:
                 losses.append(loss.item())
             facts = {"highest": f"{max(losses):.6g}", "last": f"{sum(losses[-20:]) / 20:.6g}"}
             rows.append({"network": name, "seed": seed, **facts, "lost": int(optimizer.lost)})
-    with (HERE / "results" / "explosion.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    keep({"explosion": pd.DataFrame(rows)}, HERE / "results")
 
 
 if __name__ == "__main__":

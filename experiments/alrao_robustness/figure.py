@@ -3,7 +3,6 @@
 python experiments/alrao_robustness/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 BLUE, ORANGE = PALETTE[0], PALETTE[1]
@@ -184,19 +183,13 @@ def figure(runs: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    runs = read(arguments.results / "runs.csv")
+    results, out = folders(__doc__, HERE)
+    runs = read(results / "runs.csv")
     pairs = rows(runs)
     tables = {"table": table(runs, pairs), "table-losses": loss_table(pairs), "table-rates": rate_table(runs)}
-    if (path := arguments.results / "explosion.csv").exists():
+    if (path := results / "explosion.csv").exists():
         tables["table-explosion"] = explosion_table(pd.read_csv(path))
-    for name, made in tables.items():
-        write_table(made, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(runs), arguments.out, "figure")
+    publish(tables, {"figure": figure(runs)}, out)
 
 
 if __name__ == "__main__":

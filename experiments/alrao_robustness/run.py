@@ -6,9 +6,7 @@ One row a run goes to ``results/runs.csv`` as soon as the run is done; a run tha
 seed by seed: what is broken off leaves whole seeds behind. All in this process, on one thread.
 """
 
-import argparse
 import copy
-import csv
 import dataclasses
 import math
 import re
@@ -22,6 +20,8 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
+from analysis.experiment import parser
+from analysis.rows import Rows
 from hpc import data
 from hpc.config import yamls
 from hpc.config.data import DataConfig
@@ -209,35 +209,27 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--work", type=Path, default=Path("runs/alrao_robustness"), help="where the text goes")
-    parser.add_argument("--sides", nargs="+", default=["alrao", "adam", "sgd"], help="some of them only")
-    parser.add_argument("--seeds", type=int, help="fewer than the file says")
-    arguments = parser.parse_args()
+    options = parser(__doc__, HERE)
+    options.add_argument("--work", type=Path, default=Path("runs/alrao_robustness"), help="where the text goes")
+    options.add_argument("--sides", nargs="+", default=["alrao", "adam", "sgd"], help="some of them only")
+    options.add_argument("--seeds", type=int, help="fewer than the file says")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # cells that are saturated else take ten times as long
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / "runs.csv"
-    if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    with path.open(newline="", encoding="utf-8") as file:
-        done = {(row["setting"], row["seed"], row["side"], row["rate"]) for row in csv.DictReader(file)}
+    plan = yamls.load(arguments.file)
+    rows = Rows(arguments.results / "runs.csv", COLUMNS, key=COLUMNS[:4])
     sides = [Side("alrao"), Side("adam"), *(Side("sgd", rate) for rate in plan["rates"])]
     sides = [side for side in sides if side.name in arguments.sides]
     for seed in range(arguments.seeds or plan["seeds"]):
         for name, setting in plan["settings"].items():
-            missing = [side for side in sides if (name, str(seed), side.name, side.key) not in done]
+            missing = [side for side in sides if not rows.has(name, seed, side.name, side.key)]
             loaded = load(plan, setting, seed, arguments.work) if missing else None
             for side in missing:
                 assert loaded is not None
                 start = time.perf_counter()
                 row = train(plan, setting, side, seed, loaded)
                 row |= {"setting": name, "seed": seed, "side": side.name, "rate": side.key}
-                with path.open("a", newline="", encoding="utf-8") as file:
-                    csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                rows.append(row)
                 print(
                     f"{name}, seed {seed}, {side.name} {side.key}: {row['state']}, test {row['test_accuracy']}, "
                     f"valid {row['valid_losses']}, {time.perf_counter() - start:.1f} s",

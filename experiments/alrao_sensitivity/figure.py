@@ -3,7 +3,6 @@
 python experiments/alrao_sensitivity/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis.style import GREY, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, WIDTH, style
 
 HERE = Path(__file__).parent
 KNOWS_NOTHING = np.log(10)  # the loss of ten classes all alike
@@ -112,20 +111,15 @@ def figure(means: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    means = read(arguments.results / "runs.csv")
-    write_table(table(means), arguments.out, "table")
-    print((arguments.out / "table.md").read_text(encoding="utf-8"))
+    results, out = folders(__doc__, HERE)
+    means = read(results / "runs.csv")
+    tables = {"table": table(means)}
     for width in sorted(means.width.unique()):
         shown = grid(means, width).map(lambda loss: "" if np.isnan(loss) else f"{loss:.3g}".replace("inf", "∞"))
         shown = shown[::-1].rename(columns="{:g}".format)
         shown.insert(0, "lr_max \\ lr_min", [f"{rate:g}" for rate in shown.index])
-        write_table(shown, arguments.out, f"table-width-{width:g}")
-        print((arguments.out / f"table-width-{width:g}.md").read_text(encoding="utf-8"))
-    save(figure(means), arguments.out, "figure")
+        tables[f"table-width-{width:g}"] = shown
+    publish(tables, {"figure": figure(means)}, out)
 
 
 if __name__ == "__main__":

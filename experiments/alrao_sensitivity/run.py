@@ -6,8 +6,6 @@ One row a run goes to ``results/runs.csv`` as soon as the run is done; a run tha
 this process, on one thread.
 """
 
-import argparse
-import csv
 import math
 import time
 from pathlib import Path
@@ -18,6 +16,8 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from analysis.experiment import parser
+from analysis.rows import Rows
 from hpc import data
 from hpc.config import yamls
 from hpc.config.data import DataConfig
@@ -100,19 +100,11 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__, HERE).parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weights that hardly move make numbers that take ten times as long
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / "runs.csv"
-    if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    with path.open(newline="", encoding="utf-8") as file:
-        done = {tuple(row[name] for name in COLUMNS[:4]) for row in csv.DictReader(file)}
+    plan = yamls.load(arguments.file)
+    rows = Rows(arguments.results / "runs.csv", COLUMNS, key=COLUMNS[:4])
     config: Any = TypeAdapter(DataConfig).validate_python(plan["data"])
     ends = [(low, high) for low in plan["rates"] for high in plan["rates"] if low <= high]
     for seed in range(plan["seeds"]):
@@ -122,11 +114,9 @@ def main() -> None:
             start = time.perf_counter()
             for low, high in ends:
                 facts = {"seed": str(seed), "width": str(width), "lr_min": f"{low:g}", "lr_max": f"{high:g}"}
-                if tuple(facts.values()) in done:
+                if rows.has(*facts.values()):
                     continue
-                row = facts | train(plan, feed, found.input_shape, found.outputs, low, high, width, seed)
-                with path.open("a", newline="", encoding="utf-8") as file:
-                    csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                rows.append(facts | train(plan, feed, found.input_shape, found.outputs, low, high, width, seed))
             print(f"seed {seed}, width {width}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

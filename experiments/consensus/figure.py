@@ -7,7 +7,6 @@ measured, with the columns run, strategy (gossip or persyn), rho, variance, step
 coordinates). ``running.csv`` has the same columns for ranks that did not pause.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 BLUE, ORANGE, GREEN = PALETTE[0], PALETTE[1], PALETTE[2]  # gossip and PerSyn have the colours of the source
@@ -218,14 +217,11 @@ def scale_figure(scale: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
+    results, out = folders(__doc__, HERE)
     steps, averages, levels, scale = (
-        pd.read_csv(arguments.results / f"{name}.csv") for name in ("steps", "averages", "levels", "scale")
+        pd.read_csv(results / f"{name}.csv") for name in ("steps", "averages", "levels", "scale")
     )
-    measured = arguments.results / "ranks.csv"
+    measured = results / "ranks.csv"
     ranks = pd.read_csv(measured) if measured.exists() else pd.DataFrame(columns=RANKS)
     tables = {
         "table-agreement": agreement(averages, steps),
@@ -234,16 +230,14 @@ def main() -> None:
     }
     if not ranks.empty:
         tables["table-ranks"] = of_ranks(ranks, steps)
-        running, late, delays = (
-            pd.read_csv(arguments.results / f"{name}.csv") for name in ("running", "late", "delays")
-        )
+        running, late, delays = (pd.read_csv(results / f"{name}.csv") for name in ("running", "late", "delays"))
         tables |= {"table-running": of_running(running, steps, late), "table-delays": of_delays(delays)}
-    for name, frame in tables.items():
-        write_table(frame, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text())
-    save(figure(steps, ranks, [1]), arguments.out, "figure")
-    save(figure(steps, ranks, sorted(steps.variance.unique())), arguments.out, "appendix")
-    save(scale_figure(scale), arguments.out, "scale")
+    figures = {
+        "figure": figure(steps, ranks, [1]),
+        "appendix": figure(steps, ranks, sorted(steps.variance.unique())),
+        "scale": scale_figure(scale),
+    }
+    publish(tables, figures, out)
 
 
 if __name__ == "__main__":

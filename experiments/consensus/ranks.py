@@ -13,7 +13,6 @@ one block of ``dim`` numbers for each variance, so that one run measures all of 
   sent, because the last one was still under way).
 """
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from analysis.experiment import keep, parser
 from hpc.comm import connect
 from hpc.communicator import Communicator
 from hpc.config import yamls
@@ -191,20 +191,15 @@ def measure(comm: Communicator, plan: dict[str, Any], out: Path) -> None:
         if comm.rank == 0:
             kind, seconds = "running" if running else "paused", time.monotonic() - begun
             print(f"run {run}, {strategy}, {kind}, rho {world.rho}: {world.steps} steps, {seconds:.1f} s", flush=True)
-            for name, frame in {"ranks": rows[False], "running": rows[True], "delays": delays}.items():
-                made = pd.DataFrame(frame)
-                made.to_csv(out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+            found = {"ranks": rows[False], "running": rows[True], "delays": delays}
+            keep({name: pd.DataFrame(each) for name, each in found.items()}, out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    arguments = parser(__doc__, HERE).parse_args()
+    plan = yamls.load(arguments.file)
     comm = connect(DEADLINE_S)
     assert comm.size == plan["workers"], f"start {plan['workers']} ranks with mpiexec, not {comm.size}"
-    arguments.results.mkdir(parents=True, exist_ok=True)
     measure(comm, plan, arguments.results)
 
 

@@ -8,7 +8,6 @@ gossip whose messages are mixed one step later) and ``scale.csv`` (by number of 
 number of coordinates.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.experiment import keep, parser
 from hpc.config import yamls
 from hpc.exchange.matrices import UNITS, Floats, Gossip, Ints, Mixing, PerSyn, Strategy, Tick
 from hpc.exchange.simulator import expected, persyn_moments, simulate
@@ -164,16 +164,11 @@ def scale(plan: dict[str, Any]) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    arguments = parser(__doc__, HERE).parse_args()
+    plan = yamls.load(arguments.file)
     steps, averages = curves(plan)
     frames = {"steps": steps, "averages": averages, "levels": levels(plan), "late": late(plan), "scale": scale(plan)}
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.items():
-        frame.to_csv(arguments.results / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    keep(frames, arguments.results)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python experiments/exchange_learning/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import analysis
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 COLOURS = {"none": GREY, "sync": "#000000", "gossip": PALETTE[0], "persyn": PALETTE[2]}
@@ -205,17 +204,14 @@ def bytes_panel(axes: Axes, facts: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    records = analysis.load(arguments.results, strict=True)
+    results, out = folders(__doc__, HERE)
+    records = analysis.load(results, strict=True)
     frame = sides(records)
     for sweep, mine in frame.groupby("sweep", sort=False):
         suffix = "" if sweep == "small" else f"-{sweep}"
-        write_table(table(pd.concat([mine, equal_steps(records, mine)])), arguments.out, f"table{suffix}")
-        print((arguments.out / f"table{suffix}.md").read_text())
-        save(figure(records, mine, mine.rate.iloc[0]), arguments.out, f"figure{suffix}")
+        both = pd.concat([mine, equal_steps(records, mine)])
+        drawn = figure(records, mine, mine.rate.iloc[0])
+        publish({f"table{suffix}": table(both)}, {f"figure{suffix}": drawn}, out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python experiments/exchange_lenet/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import analysis
-from analysis.style import save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import style
 
 HERE = Path(__file__).parent
 FIRST = 50
@@ -58,14 +57,9 @@ def figure(records: analysis.Records) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    records = analysis.load(arguments.results, strict=True)
-    write_table(table(records), arguments.out, "table")
-    save(figure(records), arguments.out, "figure")
-    print((arguments.out / "table.md").read_text())
+    results, out = folders(__doc__, HERE)
+    records = analysis.load(results, strict=True)
+    publish({"table": table(records)}, {"figure": figure(records)}, out)
 
 
 if __name__ == "__main__":

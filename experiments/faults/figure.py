@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 from hpc.config import yamls
 
 HERE = Path(__file__).parent
@@ -123,11 +123,8 @@ def figure(rows: pd.DataFrame, deadline_s: float) -> Figure:
 def main() -> None:
     rows = read()
     tables = {"kinds": by_kind(rows), "cells": by_cell(rows), "runs": runs(rows), "told": told(rows)}
-    for name, table in tables.items():
-        write_table(table, RESULTS, name)
-        print((RESULTS / f"{name}.md").read_text())
-    config = yamls.parse((HERE / "small.yaml").read_text(encoding="utf-8"), "small.yaml")
-    save(figure(rows, config["compute"]["deadline_s"]), RESULTS, "figure")
+    config = yamls.load(HERE / "small.yaml")
+    publish(tables, {"figure": figure(rows, config["compute"]["deadline_s"])}, RESULTS)
 
 
 if __name__ == "__main__":

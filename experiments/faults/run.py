@@ -10,7 +10,6 @@ call goes on where the first one ended. What the columns say is in README.md.
 """
 
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -28,9 +27,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-import psutil
 from sklearn.datasets import load_digits
 
+from analysis.rows import Rows
 from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
 from hpc.config.folder import frozen, read_status
@@ -38,6 +37,10 @@ from hpc.config.read import run_id
 from hpc.exchange import mass
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import left  # noqa: E402
+
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results" / "trials.csv"
 KINDS = ("SIGKILL", "SIGSTOP", "SIGTERM", "exception")
@@ -70,20 +73,6 @@ def start(run_dir: Path, ranks: int, fault: dict[str, Any]) -> "subprocess.Popen
         return subprocess.Popen(
             [*line, "--progress", "plain", "--run_dir", str(run_dir)], cwd=ROOT, stdout=out, stderr=err, env=env
         )
-
-
-def named(run_dir: Path) -> list[psutil.Process]:
-    """Every living process that names the run folder, in its command line or its environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            if str(run_dir) in process.cmdline() or process.environ().get("FAULT_RUN") == str(run_dir):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def good_checkpoints(run_dir: Path) -> tuple[list[int], str]:
@@ -161,20 +150,7 @@ def trial(run_dir: Path, ranks: int, fault: dict[str, Any], expected: int | None
     note = Path(fault["note"])
     note.unlink(missing_ok=True)
     process = start(run_dir, ranks, fault)
-    until = time.monotonic() + HANG_S
-    while process.poll() is None and time.monotonic() < until:
-        time.sleep(0.002)
-    ended = time.monotonic()
-    hang = process.poll() is None
-    if hang:
-        for left in named(run_dir):
-            left.kill()
-        process.wait()
-    until = time.monotonic() + 5
-    while (left := named(run_dir)) and time.monotonic() < until:
-        time.sleep(0.02)
-    for orphan in left:
-        orphan.kill()
+    end = left.wait(process, run_dir, HANG_S, "FAULT_RUN")
     out, errors = ((run_dir.parent / name).read_text() for name in ("out", "err"))
     made = json.loads(note.read_text()) if note.exists() else None
     steps, wrong = good_checkpoints(run_dir)
@@ -189,11 +165,11 @@ def trial(run_dir: Path, ranks: int, fault: dict[str, Any], expected: int | None
         "ranks": ranks, "kind": kind if made else "", "phase": fault["phase"] if made else "",
         "victim": victim if made else "", "moment": made["where"] if made else "",
         "detected": round(status["heartbeat"] - made["clock"], 3) if made and state in {"stopped", "failed"} else "",
-        "seconds": "" if made is None or hang else round(ended - made["at"], 3),
-        "exit_code": "hang" if hang else code, "code_ok": int(not hang and code in (right if made else {0})),
+        "seconds": "" if made is None or end.hang else round(end.at - made["at"], 3),
+        "exit_code": "hang" if end.hang else code, "code_ok": int(not end.hang and code in (right if made else {0})),
         "message": first_line(errors, run_dir),
         "told_ok": int(told(kind, victim, run_dir, errors, bool(steps))) if made else "",
-        "orphans": len(left), "checkpoints": len(steps), "checkpoint_ok": int(not wrong),
+        "orphans": end.orphans, "checkpoints": len(steps), "checkpoint_ok": int(not wrong),
         "resumed_at": "" if at is None else at, "resumed_ok": int(at == expected),
         "state": state, "end_ok": int(whole(run_dir)) if done else "",
     }  # fmt: skip
@@ -214,39 +190,34 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "faults")
     arguments = parser.parse_args()
     until = time.monotonic() + 60 * arguments.minutes
-    before = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    rows = Rows(RESULTS, COLUMNS, key=["run", "trial"])
+    before = list(rows)
     draw = random.Random(len(before))
     wanted = deck(draw, arguments.trials, Counter((row["kind"], row["phase"]) for row in before))
     run, number = (int(before[-1]["run"]) + 1, int(before[-1]["trial"]) + 1) if before else (0, 0)
-    RESULTS.parent.mkdir(exist_ok=True)
     write_digits(arguments.work / "digits.csv")
-    with RESULTS.open("a", newline="") as file:
-        rows = csv.DictWriter(file, COLUMNS)
-        if not before:
-            rows.writeheader()
-        while wanted and time.monotonic() < until:
-            run_dir = arguments.work / f"run-{run}" / "run"
-            shutil.rmtree(run_dir.parent, ignore_errors=True)
-            run_dir.parent.mkdir(parents=True)
-            ranks, done, expected = 2 + (draw.random() < 0.25), False, None
-            while wanted and not done and time.monotonic() < until:
-                kind, phase = wanted[-1]
-                fault = {
-                    "kind": kind, "phase": phase, "rank": draw.randrange(ranks), "entry": draw.randint(*PHASES[phase]),
-                    "by": "line" if kind == "exception" else draw.choice(("line", "time")), "share": draw.random(),
-                    "note": str(run_dir.parent / "note.json"),
-                }  # fmt: skip
-                row = trial(run_dir, ranks, fault, expected)
-                rows.writerow({"run": run, "trial": number, **row})
-                file.flush()
-                print(number, run, fault["by"], {key: value for key, value in row.items() if value != ""}, flush=True)
-                number += 1
-                if row["kind"]:
-                    wanted.pop()
-                steps = sorted(run_dir.glob("checkpoints/step-*/manifest.json"))
-                expected = int(steps[-1].parent.name.split("-")[1]) if steps else None
-                done = row["state"] == "done"
-            run += 1
+    while wanted and time.monotonic() < until:
+        run_dir = arguments.work / f"run-{run}" / "run"
+        shutil.rmtree(run_dir.parent, ignore_errors=True)
+        run_dir.parent.mkdir(parents=True)
+        ranks, done, expected = 2 + (draw.random() < 0.25), False, None
+        while wanted and not done and time.monotonic() < until:
+            kind, phase = wanted[-1]
+            fault = {
+                "kind": kind, "phase": phase, "rank": draw.randrange(ranks), "entry": draw.randint(*PHASES[phase]),
+                "by": "line" if kind == "exception" else draw.choice(("line", "time")), "share": draw.random(),
+                "note": str(run_dir.parent / "note.json"),
+            }  # fmt: skip
+            row = trial(run_dir, ranks, fault, expected)
+            rows.append({"run": run, "trial": number, **row})
+            print(number, run, fault["by"], {key: value for key, value in row.items() if value != ""}, flush=True)
+            number += 1
+            if row["kind"]:
+                wanted.pop()
+            steps = sorted(run_dir.glob("checkpoints/step-*/manifest.json"))
+            expected = int(steps[-1].parent.name.split("-")[1]) if steps else None
+            done = row["state"] == "done"
+        run += 1
 
 
 if __name__ == "__main__":

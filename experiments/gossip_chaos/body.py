@@ -358,7 +358,7 @@ def main() -> None:
     """The worlds FIRST, FIRST + 1, ... of a plan."""
     file, first, count = sys.argv[1:]
     torch.set_num_threads(1)
-    plan = yamls.parse(Path(file).read_text(encoding="utf-8"), file)
+    plan = yamls.load(Path(file))
     everyone = MPI.COMM_WORLD
     with tempfile.TemporaryDirectory() as folder:
         for worlds in grouped(plan, range(int(first), int(first) + int(count)), everyone.size):

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = {"mpich": "MPICH 5.0.2", "openmpi": "Open MPI 5.0.11"}
@@ -96,10 +96,7 @@ def figure(rows: pd.DataFrame) -> Figure:
 
 def main() -> None:
     rows = read()
-    for name, table in (("summary", summary(rows)), ("payloads", payloads(rows))):
-        write_table(table, RESULTS, name)
-        print((RESULTS / f"{name}.md").read_text())
-    save(figure(rows), RESULTS, "figure")
+    publish({"summary": summary(rows), "payloads": payloads(rows)}, {"figure": figure(rows)}, RESULTS)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ world that hangs. A drain that takes longer than the slowest rank's step and a s
 the exit code: it depends on what else the machine does, which the row's ``load`` says, more than on the seed.
 """
 
-import argparse
-import csv
 import json
 import os
 import runpy
@@ -22,11 +20,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from analysis.experiment import parser
+from analysis.rows import Rows
 from hpc.config import yamls
 from jobs.launch import command, find_mpiexec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+COLUMNS = (
+    "library", "transport", "seed", "ranks", "rho", "numbers", "slices", "payload", "peers", "momentum", "progress",
+    "consensus_every", "steps", "epochs", "every", "pace_s", "stall", "pauses_save", "pauses_epoch", "pauses_stop",
+    "restarts", "sent", "received", "skipped", "mebibytes", "steps_made", "steps_planned", "quickest", "slowest",
+    "overtaking", "measured", "allowed", "drain_s", "step_s", "drain_over_step_s", "error", "consensus_error", "load",
+    "seconds",
+)  # fmt: skip
 START_S = 300.0
 WORLD_S = 30.0
 """A start may take START_S and WORLD_S for each of its worlds; past it, it hangs."""
@@ -80,39 +87,29 @@ def worlds(file: Path, ranks: int, first: int, count: int, transport: str) -> tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--transport", choices=tuple(TRANSPORTS), default="shm")
-    parser.add_argument("--first", type=int, default=0, help="the first world's seed")
-    parser.add_argument("--runs", type=int, help="how many worlds; else what the file says")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    options = parser(__doc__, HERE)
+    options.add_argument("--transport", choices=tuple(TRANSPORTS), default="shm")
+    options.add_argument("--first", type=int, default=0, help="the first world's seed")
+    options.add_argument("--runs", type=int, help="how many worlds; else what the file says")
+    arguments = options.parse_args()
+    plan = yamls.load(arguments.file)
     library, ratio = probe(arguments.transport)
     print(f"{library} over {arguments.transport}: {ratio:.2f} bytes over loopback for each byte sent", flush=True)
     assert arguments.transport != "tcp" or ratio > 0.9, "the messages do not go over TCP"
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / f"{library}-{arguments.transport}.csv"
-    done = {int(row["seed"]) for row in csv.DictReader(path.open())} if path.exists() else set()
+    kept = Rows(arguments.results / f"{library}-{arguments.transport}.csv", COLUMNS, key=["seed"])
     late = 0
     at, end = arguments.first, arguments.first + (arguments.runs or plan["runs"])
     while at < end:
-        if at in done:
+        if kept.has(at):
             at += 1
             continue
         count = 1
-        while count < plan["worlds_a_start"] and at + count < end and at + count not in done:
+        while count < plan["worlds_a_start"] and at + count < end and not kept.has(at + count):
             count += 1
         begun = time.monotonic()
         rows, why = worlds(arguments.file, plan["ranks"][1], at, count, arguments.transport)
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            for row in sorted(rows, key=lambda row: row["seed"]):
-                writer = csv.DictWriter(file, ["library", "transport", *row], lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                    new = False
-                writer.writerow({"library": library, "transport": arguments.transport, **row})
+        where = {"library": library, "transport": arguments.transport}
+        kept.append(*(where | row for row in sorted(rows, key=lambda row: row["seed"])))
         print(f"worlds {at} to {at + count - 1}: {len(rows)} in {time.monotonic() - begun:.0f} s", flush=True)
         if why:
             print(why, flush=True)

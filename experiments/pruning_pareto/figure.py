@@ -3,7 +3,6 @@
 python experiments/pruning_pareto/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 INPUTS, CLASSES = 784, 10
@@ -243,11 +242,8 @@ def figure(found: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    runs = read(arguments.results / "runs.csv")
+    results, out = folders(__doc__, HERE)
+    runs = read(results / "runs.csv")
     found = {units: points(runs[runs.units == units]) for units in (SMALLER, UNITS)}
     tables = {
         "table-300": table(found[SMALLER]),
@@ -255,13 +251,9 @@ def main() -> None:
         "table-best": best_table(found[UNITS]),
         "table-starts": starts_table(found[SMALLER], found[UNITS]),
         "table-steps": steps_table(found[UNITS]),
-        "table-tuning": tuning_table(arguments.results / "tuning" / "runs.csv"),
+        "table-tuning": tuning_table(results / "tuning" / "runs.csv"),
     }
-    for name, frame in tables.items():
-        write_table(frame, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(found[UNITS]), arguments.out, "figure")
-    save(figure(found[SMALLER]), arguments.out, "figure-300")
+    publish(tables, {"figure": figure(found[UNITS]), "figure-300": figure(found[SMALLER])}, out)
 
 
 if __name__ == "__main__":

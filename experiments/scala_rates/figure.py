@@ -3,7 +3,6 @@
 python experiments/scala_rates/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis.style import PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 CHANCE = 10.0  # percent: ten classes
@@ -153,16 +152,10 @@ def figure(runs: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    runs = read(arguments.results / "runs.csv")
+    results, out = folders(__doc__, HERE)
+    runs = read(results / "runs.csv")
     tables = {"table": table(runs), "table-speed": speed_table(runs), "table-search": search_table(runs)}
-    for name, made in tables.items():
-        write_table(made, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(runs), arguments.out, "figure")
+    publish(tables, {"figure": figure(runs)}, out)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ One row a run goes to ``results/runs.csv`` as soon as the run is done; a run tha
 seed by seed: what is broken off leaves whole seeds behind. All in this process, on one thread.
 """
 
-import argparse
-import csv
 import math
 import time
 from pathlib import Path
@@ -18,6 +16,8 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from analysis.experiment import parser
+from analysis.rows import Rows
 from hpc import data
 from hpc.config import yamls
 from hpc.config.data import DataConfig
@@ -109,31 +109,23 @@ def train(plan: dict[str, Any], side: Side, dataset: DataSet, feed: Feed) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--seeds", type=int, help="fewer than the file says")
-    arguments = parser.parse_args()
+    options = parser(__doc__, HERE)
+    options.add_argument("--seeds", type=int, help="fewer than the file says")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weights that hardly move make numbers that take ten times as long
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / "runs.csv"
-    if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    with path.open(newline="", encoding="utf-8") as file:
-        done = {Side(*(row[name] for name in Side._fields)) for row in csv.DictReader(file)}
+    plan = yamls.load(arguments.file)
+    rows = Rows(arguments.results / "runs.csv", COLUMNS, key=Side._fields)
     config: Any = TypeAdapter(DataConfig).validate_python(plan["data"])
     for seed in range(arguments.seeds or plan["seeds"]):
         dataset = data.load(config, seed)
         feed = Feed(dataset, config, torch.device("cpu"), seed=seed, rank=0, world_size=1)
         for side in sides(plan, seed):
-            if side in done:
+            if rows.has(*side):
                 continue
             start = time.perf_counter()
             row = side._asdict() | train(plan, side, dataset, feed)
-            with path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+            rows.append(row)
             print(
                 f"{' '.join(side)}: {row['state']}, {row['valid_accuracy']} at {row['best_epoch']} of {row['epochs']}, "
                 f"{time.perf_counter() - start:.1f} s",

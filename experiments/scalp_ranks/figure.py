@@ -3,7 +3,6 @@
 python experiments/scalp_ranks/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 import hashlib
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 import analysis
-from analysis.style import GREY, PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 UNCUT = hashlib.sha256(b"{}").hexdigest()[:16]
@@ -171,20 +170,14 @@ def figure(frame: pd.DataFrame, records: analysis.Records, results: Path) -> Fig
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    records = analysis.load(arguments.results, strict=True)
+    results, out = folders(__doc__, HERE)
+    records = analysis.load(results, strict=True)
     frame = sides(records)
     tables = {
-        "table": table(frame, records, arguments.results),
-        "agreement": agreement(frame, records, arguments.results),
+        "table": table(frame, records, results),
+        "agreement": agreement(frame, records, results),
     }
-    for name, made in tables.items():
-        write_table(made, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(frame, records, arguments.results), arguments.out, "figure")
+    publish(tables, {"figure": figure(frame, records, results)}, out)
 
 
 if __name__ == "__main__":

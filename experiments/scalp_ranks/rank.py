@@ -71,7 +71,7 @@ def watch(engine: Engine) -> list[tuple[Any, ...]]:
 
 
 def main() -> None:
-    config = validate(yamls.parse(Path(sys.argv[1]).read_text(encoding="utf-8"), sys.argv[1]))
+    config = validate(yamls.load(Path(sys.argv[1])))
     comm = connect(config.compute.deadline_s)
     if comm.rank == 0:
         freeze(config)

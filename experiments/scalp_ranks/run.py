@@ -8,7 +8,6 @@ again.
 """
 
 import argparse
-import csv
 import json
 import os
 import runpy
@@ -18,6 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from analysis.experiment import keep
 from hpc import tensorfile
 from hpc.config import yamls
 from jobs.launch import command, environment, find_mpiexec
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="where the run folders go")
     arguments = parser.parse_args()
-    values = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    values = yamls.load(arguments.file)
     base = {key: value for key, value in values.items() if key not in {"sweep", "resources"}}
     work = (arguments.work / HERE.name).resolve()
     for name, ranks, overrides in TOOLS["expand"](values, arguments.file.stem):
@@ -86,10 +88,7 @@ def main() -> None:
         shutil.copy(run_dir / "record.h5", results / "record.h5")
         shutil.copy(work / f"{name}.csv", results / "ranks.csv")
         rows = in_checkpoint(run_dir, ranks)
-        with (results / "checkpoint.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        keep({"checkpoint": pd.DataFrame(rows)}, results)
         print(f"{name}: {rows[0]['widths']}", flush=True)
 
 

@@ -3,7 +3,6 @@
 python experiments/scalp_widths/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.style import PALETTE, WIDTH, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import PALETTE, WIDTH, style
 
 HERE = Path(__file__).parent
 METHODS = {
@@ -127,21 +126,15 @@ def figure(runs: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    runs = read(arguments.results / "runs.csv")
-    strong = read(arguments.results / "strong" / "runs.csv")
-    made = {
+    results, out = folders(__doc__, HERE)
+    runs = read(results / "runs.csv")
+    strong = read(results / "strong" / "runs.csv")
+    tables = {
         "table": table(runs),
         "table-accuracy": accuracies(runs),
         "table-strong": table(strong),
     }
-    for name, frame in made.items():
-        write_table(frame, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(figure(runs), arguments.out, "figure")
+    publish(tables, {"figure": figure(runs)}, out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python experiments/shrinknets_regression/figure.py [--results DIR] [--out DIR]
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import GREY, PALETTE, WIDTH, look, save, style
-from analysis.tables import write_table
+from analysis.experiment import folders, publish
+from analysis.style import GREY, PALETTE, WIDTH, look, style
 
 HERE = Path(__file__).parent
 SHARES = np.linspace(0, 0.95, 20)
@@ -187,12 +186,9 @@ def removal_figure(removal: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    runs, search = read(arguments.results / "runs.csv")
-    removal = pd.read_csv(arguments.results / "removal.csv")
+    results, out = folders(__doc__, HERE)
+    runs, search = read(results / "runs.csv")
+    removal = pd.read_csv(results / "removal.csv")
     sets = list(dict.fromkeys(runs.set))
     tables = {
         "table": table(runs, "test_loss", sets),
@@ -201,12 +197,12 @@ def main() -> None:
         "table-search": search_table(search),
         "table-removal": removal_table(removal),
     }
-    for name, made in tables.items():
-        write_table(made, arguments.out, name)
-        print((arguments.out / f"{name}.md").read_text(encoding="utf-8"))
-    save(curves(runs, "test_loss", sets, "test loss"), arguments.out, "figure")
-    save(curves(runs, "refit_test_loss", linear(runs), "test loss, fitted again"), arguments.out, "refit")
-    save(removal_figure(removal), arguments.out, "removal")
+    figures = {
+        "figure": curves(runs, "test_loss", sets, "test loss"),
+        "refit": curves(runs, "refit_test_loss", linear(runs), "test loss, fitted again"),
+        "removal": removal_figure(removal),
+    }
+    publish(tables, figures, out)
 
 
 if __name__ == "__main__":

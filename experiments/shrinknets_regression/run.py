@@ -6,8 +6,6 @@ One row a seed goes to ``results/runs.csv``, and to ``results/removal.csv`` for 
 of a setting are done (they are trained together); what is there is not made again. All in this process, on one thread.
 """
 
-import argparse
-import csv
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,8 @@ import torch
 from fits import Descent, Fit, Setting, loss, refit, train
 from sets import Split, read, split
 
+from analysis.experiment import parser
+from analysis.rows import Rows
 from hpc.config import yamls
 
 HERE = Path(__file__).parent
@@ -86,36 +86,25 @@ def results(fit: Fit, parts: Split) -> dict[str, Any]:
 
 
 def work(path: Path, todo: list[tuple[Run, Setting]], splits: list[Split], descent: Descent) -> None:
-    """Those runs that the file does not have."""
-    if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    with path.open(newline="", encoding="utf-8") as file:
-        done = {Run(*(row[name] for name in Run._fields)) for row in csv.DictReader(file)}
+    """Those runs of which the file does not have every seed."""
+    rows = Rows(path, COLUMNS, key=[*Run._fields, "seed"])
     for run, setting in todo:
-        if run in done:
+        if all(rows.has(*run, seed) for seed in range(len(splits))):
             continue
         start = time.perf_counter()
         fits = train(splits, setting, descent)
-        rows = [
-            {**run._asdict(), "seed": seed, **results(fit, parts)}
-            for seed, (fit, parts) in enumerate(zip(fits, splits, strict=True))
-        ]
-        with path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerows(rows)
+        pairs = enumerate(zip(fits, splits, strict=True))
+        rows.append(*({**run._asdict(), "seed": seed, **results(fit, parts)} for seed, (fit, parts) in pairs))
         dead = sum(fit.dead for fit in fits) / len(fits)
         print(f"{', '.join(filter(None, run))}: {dead:.2f} dead, {time.perf_counter() - start:.1f} s", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "small.yaml")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__, HERE).parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weights that decay to nothing make numbers that take ten times as long
-    plan = yamls.parse(arguments.file.read_text(encoding="utf-8"), str(arguments.file))
+    plan = yamls.load(arguments.file)
     descent = Descent(**plan["descent"])
-    arguments.results.mkdir(parents=True, exist_ok=True)
     for name, config in plan["sets"].items():
         rows = read(config)
         splits = [split(rows, seed) for seed in range(max(plan["seeds"], plan["removal"]["seeds"]))]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.tables import write_table
+from analysis.experiment import publish
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,11 +28,9 @@ def by_victim(rows: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     files = sorted(file.with_suffix(".csv") for file in RESULTS.glob("*.json"))
     summaries = pd.DataFrame([json.loads(file.with_suffix(".json").read_text()) for file in files])
-    write_table(summaries.rename(columns={"exchange": "strategy"}), RESULTS, "summary")
-    print((RESULTS / "summary.md").read_text())
-    for file in files:
-        write_table(by_victim(pd.read_csv(file)), RESULTS, f"{file.stem}-victims")
-        print((RESULTS / f"{file.stem}-victims.md").read_text())
+    tables = {"summary": summaries.rename(columns={"exchange": "strategy"})}
+    tables |= {f"{file.stem}-victims": by_victim(pd.read_csv(file)) for file in files}
+    publish(tables, {}, RESULTS)
 
 
 if __name__ == "__main__":

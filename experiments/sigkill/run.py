@@ -27,6 +27,10 @@ from typing import Any
 import psutil
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import left  # noqa: E402
+
 ROOT = HERE.parent.parent
 HANG_S = 120.0
 VICTIMS = ("rank 0", "rank 1", "both ranks", "proxy", "mpiexec", "command", "everything")
@@ -48,24 +52,9 @@ def start(run_dir: Path, exchange: str) -> "subprocess.Popen[bytes]":
     )  # fmt: skip
 
 
-def named(run_dir: Path) -> list[psutil.Process]:
-    """Every living process that names the run folder, in its command line or its environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            words = " ".join(process.cmdline()) + " " + process.environ().get("SIGKILL_RUN", "")
-            if str(run_dir) in words.split() or f"{run_dir} " in f"{words} ":
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 def choose(run_dir: Path, victim: str) -> list[psutil.Process]:
     """The processes of a victim."""
-    everyone = named(run_dir)
+    everyone = left.named(run_dir, "SIGKILL_RUN")
     lines = {process: " ".join(process.cmdline()) for process in everyone}
     ranks = sorted(
         (process for process in everyone if "-m hpc.rank" in lines[process] and "PMI_RANK" in process.environ()),
@@ -97,19 +86,10 @@ def kill(run_dir: Path, exchange: str, moment: float, victim: str) -> dict[str, 
                 hit += 1
         except psutil.NoSuchProcess:
             pass  # it ended by itself meanwhile; the others were hit
-    hang = False
-    try:
-        process.wait(HANG_S)
-    except subprocess.TimeoutExpired:
-        hang = True
-        for left in named(run_dir):
-            left.kill()
-    until = time.monotonic() + 5
-    while (left := named(run_dir)) and time.monotonic() < until:
-        time.sleep(0.02)
+    end = left.wait(process, run_dir, HANG_S, "SIGKILL_RUN")
     return {
-        "victim": victim, "moment_s": round(moment, 3), "hit": hit, "finished": finished, "hang": hang,
-        "orphans": len(left), "exit_code": process.returncode,
+        "victim": victim, "moment_s": round(moment, 3), "hit": hit, "finished": finished, "hang": end.hang,
+        "orphans": end.orphans, "exit_code": process.returncode,
     }  # fmt: skip
 
 

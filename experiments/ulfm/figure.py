@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.tables import write_table
+from analysis.experiment import publish
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,8 +45,7 @@ def main() -> None:
     rows = [row("undisturbed", calm, reference), row("one rank killed", killed, reference)]
     rows += [row(f"of these, rank {victim}", of, reference) for victim, of in killed.groupby("victim")]
     assert (killed.lost_rank == killed.victim).all()
-    write_table(pd.DataFrame(rows), RESULTS, "summary")
-    print((RESULTS / "summary.md").read_text())
+    publish({"summary": pd.DataFrame(rows)}, {}, RESULTS)
 
 
 if __name__ == "__main__":

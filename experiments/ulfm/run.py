@@ -10,40 +10,35 @@ run folder is counted when the command has returned, for five seconds until ther
 """
 
 import argparse
-import csv
 import os
 import random
 import shutil
 import subprocess
 import sys
-import time
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import h5py
-import psutil
 
+from analysis.rows import Rows
 from hpc.exchange.mass import UNITS
 from jobs.launch import command, environment, find_mpiexec
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import left  # noqa: E402
+
 ROOT = HERE.parent.parent
+COLUMNS = (
+    "run", "victim", "step", "delay_s", "exit_code", "hang", "orphans", "killed", "noticed_first_s", "noticed_all_s",
+    "state", "ranks_at_end", "test_accuracy", "whole_mass", "lost_step", "lost_rank", "lost_survivors", "lost_mass",
+    "lost_seconds",
+)  # fmt: skip
 RANKS, STEPS, LATEST_S, HANG_S = 4, 240, 0.05, 240.0
 EVERY = 6
 """Of so many runs, one is left undisturbed."""
-
-
-def named(run_dir: Path) -> list[psutil.Process]:
-    """Every living process that names the run folder in its command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and str(run_dir) in process.cmdline():
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def measure(run_dir: Path, victim: int, step: int, delay_s: float) -> dict[str, Any]:
@@ -53,18 +48,8 @@ def measure(run_dir: Path, victim: int, step: int, delay_s: float) -> dict[str, 
     env = environment(RANKS) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     log = (run_dir.parent / "log").open("wb")
     process = subprocess.Popen(command(find_mpiexec(), RANKS, program, tolerant=True), env=env, stdout=log, stderr=log)
-    hang = False
-    try:
-        process.wait(HANG_S)
-    except subprocess.TimeoutExpired:
-        hang = True
-        for left in named(run_dir):
-            left.kill()
-        process.wait()
-    until = time.monotonic() + 5
-    while (orphans := named(run_dir)) and time.monotonic() < until:
-        time.sleep(0.02)
-    return {"exit_code": process.returncode, "hang": hang, "orphans": len(orphans), **told(run_dir)}
+    end = left.wait(process, run_dir, HANG_S)
+    return {"exit_code": process.returncode, "hang": end.hang, "orphans": end.orphans, **told(run_dir)}
 
 
 def told(run_dir: Path) -> dict[str, Any]:
@@ -93,27 +78,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ulfm")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    file = HERE / "results" / "runs.csv"
-    file.parent.mkdir(exist_ok=True)
-    done = list(csv.DictReader(file.open())) if file.exists() else []
-    kills = sum(row["killed"] == "True" for row in done)
+    rows = Rows(HERE / "results" / "runs.csv", COLUMNS, key=["run"])
+    kills = sum(row["killed"] == "True" for row in rows)
     draw = random.Random(arguments.seed)
     for number in count():
         if kills == arguments.kills:
             break
         victim, step, delay_s = draw.randrange(RANKS), draw.randint(1, STEPS), draw.uniform(0, LATEST_S)
-        if number < len(done):
+        if rows.has(number):
             continue
         if number % EVERY == 0:
             victim = -1
         row = {"run": number, "victim": victim, "step": step, "delay_s": round(delay_s, 4)}
         row |= measure(arguments.work / "run", victim, step, delay_s)
         kills += row["killed"]
-        with file.open("a", newline="") as out:
-            writer = csv.DictWriter(out, list(row))
-            if out.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        rows.append(row)
         print(row, flush=True)
 
 

@@ -63,7 +63,7 @@ def frozen(run_dir: Path) -> Config | None:
     if not path.exists():
         return None
     try:
-        return validate(yamls.parse(path.read_text(encoding="utf-8"), str(path)))
+        return validate(yamls.load(path))
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path}: the folder's configuration cannot be used ({error}); restore the file, or start in a new run_dir"

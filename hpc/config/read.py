@@ -31,11 +31,10 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     values: Any = {}
     if path is not None:
         try:
-            text = path.read_text(encoding="utf-8")
+            values = yamls.load(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
             raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from None
-        values = yamls.parse(text, str(path))
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got {type(values).__name__}, but a configuration is a mapping of keys to values")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -57,6 +58,11 @@ def parse(text: str, source: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML ({problem})") from None
     except (ValueError, RecursionError) as error:  # a date that no calendar has; a thousand brackets
         raise ConfigError(f"{source}: not understood ({error})") from None
+
+
+def load(path: Path) -> Any:
+    """The value of a file. Raises ConfigError with the line, and OSError or UnicodeDecodeError if it is no text."""
+    return parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:

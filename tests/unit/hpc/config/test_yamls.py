@@ -1,5 +1,7 @@
 """YAML as people write it."""
 
+from pathlib import Path
+
 import pytest
 
 from hpc.config import yamls
@@ -59,3 +61,15 @@ def test_text_keeps_the_order_and_comes_back() -> None:
     text = yamls.dump(values)
     assert list(yamls.parse(text, "file")) == ["z", "a", "m"]
     assert yamls.parse(text, "file") == values
+
+
+def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("a: ä\n", encoding="utf-8")
+    assert yamls.load(path) == {"a": "ä"}
+    path.write_text("a: 1\na: 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"plan\.yaml, line 2: a is given for the second time"):
+        yamls.load(path)
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(UnicodeDecodeError):
+        yamls.load(path)
