@@ -1,7 +1,7 @@
 """The network that a run has ended with, as one file that needs nothing of this package.
 
-Scaling layers, switches and heads are folded away first: what is written are plain torch layers, as small as the run
-has made them.
+Scaling layers, switches, heads and BatchNorms are folded away first: what is written are plain torch layers, as small
+as the run has made them.
 """
 
 import io
@@ -27,6 +27,7 @@ from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
 from structlearn import __version__
 from structlearn.alrao import Alrao
+from structlearn.merge import merge_batch_norms
 from structlearn.scala import unscaled
 from structlearn.shrinknets import fold
 from structlearn.structure import Plan, Structure
@@ -97,7 +98,7 @@ def load(run_dir: Path) -> Answer:
             f"on{damaged}"
         )
     data = shared["data"]
-    model = plain(built(config, shared)).eval()
+    model = merge_batch_norms(plain(built(config, shared)).eval(), _example(data))
     about = {
         "version": __version__,
         "run_id": run_id(config),

@@ -7,7 +7,6 @@ is not done again: a row goes to results/runs.csv when its network has answered.
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.rows import Rows
 from hpc import data, export
 from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
@@ -92,23 +92,18 @@ def main() -> None:
     for kind in KINDS:
         parser.add_argument(f"--{kind}", default=sys.executable, metavar="PYTHON")
     arguments = parser.parse_args()
-    plan = yamls.parse((HERE / "small.yaml").read_text(encoding="utf-8"), "small.yaml")
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / "runs.csv"
-    if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    with path.open(newline="", encoding="utf-8") as file:
-        done = {(row["case"], row["part"], row["format"]) for row in csv.DictReader(file)}
+    plan = yamls.load(HERE / "small.yaml")
+    rows = Rows(arguments.results / "runs.csv", COLUMNS, key=("case", "part", "format"))
     for number, (case, sections) in enumerate(plan["cases"].items()):
         pruned = plan["base"] | sections
         for part, config in (("whole", pruned | WHOLE), ("pruned", pruned)):
-            if all((case, part, kind) in done for kind in KINDS):
+            if all(rows.has(case, part, kind) for kind in KINDS):
                 continue
             folder = (arguments.work / f"{number}-{part}").resolve()
             trained(config, folder)
             x, y, accuracy = answers(folder / "run")
             for kind in KINDS:
-                if (case, part, kind) in done:
+                if rows.has(case, part, kind):
                     continue
                 out = folder / f"network.{kind}"
                 wrote = export.export(folder / "run", kind, out)
@@ -123,8 +118,7 @@ def main() -> None:
                     "largest_difference": f"{difference:.2g}", "test_accuracy": f"{accuracy:.2f}",
                     "widths": " ".join(map(str, loaded.about["widths"].values())), "installed": installed,
                 }  # fmt: skip
-                with path.open("a", newline="", encoding="utf-8") as file:
-                    csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                rows.append(row)
                 print(row, flush=True)
 
 

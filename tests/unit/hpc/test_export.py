@@ -45,7 +45,7 @@ RUNS = {
     },
     "pruned, Alrao": {
         "model": {"name": "mlp", "widths": [40, 30]},
-        "pruning": {"name": "norm", "threshold": 1.4},
+        "pruning": {"name": "norm", "threshold": 1.4, "proximal": False},
         "optimizer": {"name": "alrao", "lr_max": 1.0},
     },
     "convolutions": {"model": {"name": "resnet18", "width": 0.125}},
@@ -184,9 +184,10 @@ def test_files_compute_what_the_run_ended_with(name, run_of, tmp_path) -> None:
         np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-5, atol=1e-5, err_msg=key)
 
 
-def test_safetensors_hold_the_weights_and_how_they_are_put_together(run_of, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["mlp", "pruned", "pruned, switches"])
+def test_safetensors_hold_the_weights_and_how_they_are_put_together(name, run_of, tmp_path) -> None:
     """Loaded by the code in the README, word for word."""
-    run = run_of("mlp")
+    run = run_of(name)
     export(run, "safetensors", tmp_path / "network.safetensors")
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     (code,) = [
