@@ -103,17 +103,20 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Traced:
         example: What it is called with: a tensor, or a tuple of arguments.
 
     Raises:
-        ValueError: the network cannot be run with the example, or answers without a tensor.
+        ValueError: the network cannot be copied, or not be run with the example, or answers without a tensor.
     """
     arguments = example if isinstance(example, tuple) else (example,)
-    try:
-        return _follow(copied(model, "meta"), _moved(arguments, "meta"))
-    except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
-        where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    try:
-        return _follow(copied(model), _moved(arguments, where))
-    except Exception as error:
-        raise ValueError(f"the network cannot be run with the example: {error}; give a batch as it takes it") from error
+    where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):  # training draws numbers
+        try:
+            return _follow(copied(model, "meta"), _moved(arguments, "meta"))
+        except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
+            trial = copied(model)
+        try:
+            return _follow(trial, _moved(arguments, where))
+        except Exception as error:
+            problem = f"the network cannot be run with the example: {error}; give a batch as it takes it"
+            raise ValueError(problem) from error
 
 
 def _follow(model: nn.Module, arguments: tuple[Any, ...]) -> Traced:
@@ -195,7 +198,11 @@ def _beside(model: nn.Module) -> dict[str, str]:
 
 
 def copied(model: nn.Module, device: str | None = None) -> nn.Module:
-    """A copy of a network, in evaluation; on the meta device, one that never had the numbers."""
+    """A copy of a network, in evaluation; on the meta device, one that never had the numbers.
+
+    Raises:
+        ValueError: it has none.
+    """
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
@@ -209,7 +216,13 @@ def copied(model: nn.Module, device: str | None = None) -> nn.Module:
             memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
         for buffer in model.buffers():
             memo[id(buffer)] = torch.empty_like(buffer, device=device)
-    return copy.deepcopy(model, memo).eval()
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise ValueError(
+            f"the network cannot be copied, and only a copy of it is tried out: {error}; make what has no copy (a "
+            f"lock, an open file, a generator) in the forward pass, or keep it outside of the network"
+        ) from error
 
 
 def _moved(arguments: tuple[Any, ...], device: Any) -> tuple[Any, ...]:
