@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from structlearn.structure.labels import FIXED, Labels
+from structlearn.structure.labels import FREE, Labels
 
 if TYPE_CHECKING:
     from structlearn.structure.trace import Traced
@@ -71,7 +71,6 @@ def resolve(traced: Traced) -> tuple[list[Axis], dict[str, range]]:
     keys = [(name, axis) for name, axes in traced.labels.items() for axis in axes]
     keys.sort(key=lambda key: order.get(key, len(order)))
     roots = [traced.same.find(traced.labels[name][axis]) for name, axis in keys]
-    fixed = traced.same.find(np.array([FIXED]))[0]
     if not keys:
         return [], {}
     found, first, inverse = np.unique(np.concatenate(roots), return_index=True, return_inverse=True)
@@ -79,14 +78,14 @@ def resolve(traced: Traced) -> tuple[list[Axis], dict[str, range]]:
     marks = np.repeat(chance.integers(1, 2**63, len(keys), np.uint64), [len(each) for each in roots])
     signature = np.zeros(len(found), np.uint64)
     np.add.at(signature, inverse, marks)  # a sum of random numbers: two sums are equal only if their terms are
-    signature[found == fixed] = 0
+    signature[found < FREE] = 0
     _, members = np.unique(signature, return_inverse=True)
     since = np.full(members.max() + 1, len(inverse))
     np.minimum.at(since, members, first)
     ranked = np.lexsort(
         (first, since[members])
     )  # sets as the forward pass meets them; units as the first axis has them
-    ranked = ranked[found[ranked] != fixed]
+    ranked = ranked[found[ranked] >= FREE]
     numbers = np.full(len(found), -1)
     numbers[ranked] = np.arange(len(ranked))
     axes: list[Axis] = []

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 """One number for each entry of an axis."""
 
-FIXED: Final = 0
-"""The label of what is never cut. Whatever is united with it is never cut, either."""
+FREE: Final = 256
+"""Labels below this one are of what is never cut, each for its own reason; whatever is united with one, neither."""
 
 
 class Same:
     """A union-find over labels, for whole arrays at a time: the smallest label of a class stands for it."""
 
     def __init__(self) -> None:
-        self._parent = np.zeros(1, np.int64)
-        self._count = 1
+        self._parent = np.arange(FREE)
+        self._count = FREE
 
     def __len__(self) -> int:
         return self._count
@@ -37,19 +34,18 @@ class Same:
         return np.arange(start, self._count)
 
     def unite(self, one: Labels, other: Labels) -> None:
-        """From now on, each of `one` is the same as its partner in `other`; a single label is everybody's partner."""
+        """From now on, each of `one` is the same as its partner in `other`; a single label is everybody's partner.
+
+        Two that are never cut keep their own reasons.
+        """
         pairs = np.broadcast_arrays(one, other)
         while True:
             left, right = self.find(pairs[0]), self.find(pairs[1])
-            if (left == right).all():
+            apart = (left != right) & (np.maximum(left, right) >= FREE)
+            if not apart.any():
                 return
+            left, right = left[apart], right[apart]
             np.minimum.at(self._parent, np.maximum(left, right), np.minimum(left, right))
-
-    def fix(self, labels: Sequence[Labels | None]) -> None:
-        """None of these is ever cut."""
-        for each in labels:
-            if each is not None:
-                self.unite(each, np.array([FIXED]))
 
     def find(self, labels: Labels) -> Labels:
         """Of each, the label that stands for its class."""

@@ -22,6 +22,8 @@ def contract(tracker: Tracker, one: tuple[Axes, int], other: tuple[Axes, int], w
     labels = tracker.meet([one, other], "it is multiplied with the input")
     if one[0].data and other[0].data:
         tracker.tie([labels], f"{what} multiplies them with each other")
+    elif any(axes.data for axes, _ in (one, other)) and any(axes.labels[axis] is None for axes, axis in (one, other)):
+        tracker.tie([labels], f"{what} multiplies them with constants")
     for (axes, axis), (partner, _) in ((one, other), (other, one)):
         if axes.weight and partner.data:
             for place, each in enumerate(axes.labels):
@@ -61,9 +63,9 @@ def _convolution(tracker: Tracker, call: Call) -> list[Axes]:
     transposed, groups = call.args[6], call.args[8]
     if weight.data:
         return unknown(tracker, call)
-    tracker.same.fix(weight.labels[2:])
+    tracker.tie(weight.labels[2:], "kernels keep their size")
     tracker.tie([given.labels[0], *given.labels[2:]], "a convolution goes along them")
-    weight = Axes([*weight.labels[:2], *[None] * (call.args[1].dim() - 2)], data=False)  # kernels keep their size
+    weight = Axes([*weight.labels[:2], *[None] * (call.args[1].dim() - 2)], data=False)
     inputs, outputs = (0, 1) if transposed else (1, 0)
     channels, many = call.args[0].shape[1], call.results[0].shape[1]
     if groups == 1:
@@ -91,6 +93,8 @@ def _depthwise(tracker: Tracker, given: Axes, weight: Axes, many: int, *, transp
         tracker.tie([made], "they are made of the input's channels, one by one")
     elif made is not None:
         tracker.same.unite(made, np.repeat(came, many))
+    else:  # one kernel for all of them
+        made = np.repeat(came, many)
     return made
 
 

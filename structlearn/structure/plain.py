@@ -53,7 +53,7 @@ def same_axes(tracker: Tracker, call: Call) -> list[Axes]:
                 if before == after:
                     labels[axis] = axes.labels[axis]
                 else:
-                    tracker.tie([axes.labels[axis]], f"{call.name} changes their number")
+                    labels[axis] = tracker.lose(axes, axis, after, f"{call.name} changes their number")
         answers.append(Axes(labels, axes.data))
     return answers
 
@@ -97,8 +97,8 @@ def _along_one(tracker: Tracker, call: Call) -> list[Axes]:
 
 @handles("copy_")
 def _copy(tracker: Tracker, call: Call) -> list[Axes]:
-    """What was there before does not matter."""
-    return pointwise(tracker, call.of(call.args[1]))
+    """What was there before has as many units: it is a part of others, or a buffer."""
+    return pointwise(tracker, call.of(*call.args[:2]))
 
 
 @handles(

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Plan:
         return Plan({name: _whole(name, units) for name, units in values.items()})
 
 
-def _whole(name: str, units: Sequence[Any]) -> tuple[int, ...]:
+def _whole(name: str, units: Iterable[Any]) -> tuple[int, ...]:
     """The units, if they are whole numbers (numpy's, too)."""
     if isinstance(units, tuple) and {int}.issuperset(map(type, units)):
         return units
-    if isinstance(units, str | bytes) or any(
-        not isinstance(unit, Integral) or isinstance(unit, bool) for unit in units
-    ):
+    text = isinstance(units, str | bytes)
+    given = units if text else tuple(units)  # an iterator can be read but once
+    if text or any(not isinstance(unit, Integral) or isinstance(unit, bool) for unit in given):
         raise ValueError(f"a plan's units are whole numbers, such as (0, 2, 3); for {name} it got {units!r}")
-    return tuple(int(unit) for unit in units)
+    return tuple(int(unit) for unit in given)

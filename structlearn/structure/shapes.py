@@ -38,6 +38,7 @@ def _ones(tracker: Tracker, call: Call) -> list[Axes]:
         asked = call.args[1] if len(call.args) > 1 else range(len(labels))
         gone = [asked] if isinstance(asked, int) else asked
         at = {axis % len(labels) for axis in gone if call.args[0].shape[axis] == 1} if labels else set()
+        tracker.tie([labels[axis] for axis in gone if labels], f"{call.name} drops them when one is left")
         labels = [each for axis, each in enumerate(labels) if axis not in at]
     else:
         labels = [*[None] * (call.results[0].dim() - len(labels)), *labels]
@@ -47,10 +48,10 @@ def _ones(tracker: Tracker, call: Call) -> list[Axes]:
 @handles("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy")
 def _view(tracker: Tracker, call: Call) -> list[Axes]:
     axes = tracker.get(call.args[0])
-    return [Axes(regroup(tracker, list(call.args[0].shape), axes.labels, list(call.results[0].shape)), axes.data)]
+    return [Axes(regroup(tracker, list(call.args[0].shape), axes, list(call.results[0].shape)), axes.data)]
 
 
-def regroup(tracker: Tracker, before: list[int], labels: list[Labels | None], after: list[int]) -> list[Labels | None]:
+def regroup(tracker: Tracker, before: list[int], axes: Axes, after: list[int]) -> list[Labels | None]:
     """The labels of a tensor whose axes are merged and split: a flattened channel is many entries with its label."""
     found: list[Labels | None] = []
     start = 0
@@ -68,8 +69,8 @@ def regroup(tracker: Tracker, before: list[int], labels: list[Labels | None], af
                 left += 1
             else:
                 right += 1
-        flat = _merge(tracker, before[start:left], labels[start:left])
-        found += _split(tracker, flat, after[at:right])
+        flat = _merge(tracker, before[start:left], axes.labels[start:left])
+        found += _split(tracker, flat, after[at:right], data=axes.data)
         start, at = left, right
     return found
 
@@ -78,6 +79,7 @@ def _merge(tracker: Tracker, sizes: list[int], labels: list[Labels | None]) -> L
     those = [axis for axis, each in enumerate(labels) if each is not None]
     if not those:
         return None
+    those = [axis for axis in those if tracker.free(labels[axis])] or those[:1]
     if len(those) > 1:
         tracker.tie(labels, "they are merged with each other")
     shape = [1] * len(sizes)
@@ -87,17 +89,21 @@ def _merge(tracker: Tracker, sizes: list[int], labels: list[Labels | None]) -> L
     return np.broadcast_to(chosen.reshape(shape), sizes).reshape(-1)
 
 
-def _split(tracker: Tracker, flat: Labels | None, sizes: list[int]) -> list[Labels | None]:
+def _split(tracker: Tracker, flat: Labels | None, sizes: list[int], *, data: bool) -> list[Labels | None]:
     labels: list[Labels | None] = [None] * len(sizes)
     if flat is None:
         return labels
+    why = "they are split into several axes"
     grid = flat.reshape(sizes)
     for axis, size in enumerate(sizes):
         line = np.moveaxis(grid, axis, 0).reshape(size, -1)
         if size > 1 and (line == line[:, :1]).all():
             labels[axis] = line[:, 0]
-            return labels
-    tracker.tie([flat], "they are split into several axes")
+            break
+    else:
+        tracker.tie([flat], why)
+    if not data and not tracker.free(flat):  # of parameters: no axis of theirs is a constant
+        return [tracker.tied(size, why) if size > 1 else None for size in sizes]
     return labels
 
 
@@ -113,7 +119,7 @@ def _cat(tracker: Tracker, call: Call) -> list[Axes]:
     if any(axes.labels[dim] is not None for axes in given):
         sizes = [each.shape[dim] for each in parts]
         joined = [
-            each if (each := axes.labels[dim]) is not None else np.zeros(size, np.int64)
+            each if (each := axes.labels[dim]) is not None else tracker.tied(size, "it meets an axis of the input")
             for axes, size in zip(given, sizes, strict=True)
         ]
         labels[dim] = np.concatenate(joined)
@@ -128,8 +134,10 @@ def _stack(tracker: Tracker, call: Call) -> list[Axes]:
         tracker.meet([(axes, axis) for axes in given], "it meets an axis of the input")
         for axis in range(call.args[0][0].dim())
     ]
-    labels.insert(dim, None)
-    return [Axes(labels, any(axes.data for axes in given))]
+    data = any(axes.data for axes in given)
+    weights = not data and any(axes.weight for axes in given)
+    labels.insert(dim, tracker.tied(len(given), "they are numbered") if weights else None)
+    return [Axes(labels, data)]
 
 
 @handles("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "split_copy")
@@ -189,18 +197,27 @@ def _glu(tracker: Tracker, call: Call) -> list[Axes]:
     return [Axes(labels, axes.data)]
 
 
-@handles("select", "unbind", "slice", "select_copy", "slice_copy")
+@handles("select", "unbind", "slice", "select_copy", "slice_copy", "index_select")
 def _part(tracker: Tracker, call: Call) -> list[Axes]:
     """Numbered entries of an axis: a cut would change which they are."""
     axes = tracker.get(call.args[0])
     dim = call.argument(1, "dim", 0) % call.args[0].dim()
     labels = list(axes.labels)
-    if "slice" not in call.name:
+    if "slice" not in call.name and "index" not in call.name:
         tracker.tie([labels.pop(dim)], "one of them is chosen by its number")
-    elif call.results[0].shape[dim] != call.args[0].shape[dim]:
-        tracker.tie([labels[dim]], "some of them are chosen by their numbers")
-        labels[dim] = None
-    return [Axes(list(labels), axes.data) for _ in call.results]
+    elif "index" in call.name or call.results[0].shape[dim] != call.args[0].shape[dim]:
+        size = call.results[0].shape[dim]
+        labels[dim] = tracker.lose(axes, dim, size, "some of them are chosen by their numbers")
+    data = any(tracker.get(each).data for each in call.tensors)
+    return [Axes(list(labels), data) for _ in call.results]
+
+
+@handles("_pack_padded_sequence")
+def _pack(tracker: Tracker, call: Call) -> list[Axes]:
+    """The steps of all samples, one after the other; what a step has stays."""
+    labels = tracker.get(call.args[0]).labels
+    tracker.tie(labels[:2], f"{call.name} is over them")
+    return [Axes([None, *labels[2:]], data=True), Axes([None], data=True)]
 
 
 @handles("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod", "any", "all", "var_mean", "argmax", "argmin")

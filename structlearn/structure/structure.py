@@ -12,7 +12,7 @@ from structlearn.checks import check_choice
 from structlearn.structure.attributes import set_sizes
 from structlearn.structure.coupling import Axis, Coupled, coupled, resolve
 from structlearn.structure.cut import Cut
-from structlearn.structure.labels import FIXED
+from structlearn.structure.labels import FREE
 from structlearn.structure.plan import Plan
 from structlearn.structure.trace import trace
 from structlearn.structure.wide import line, squares, wide
@@ -45,7 +45,7 @@ class Structure:
         example: A batch, or a tuple of arguments, as the network is called with. Only shapes matter.
 
     Raises:
-        ValueError: the network cannot be run with the example.
+        ValueError: the network cannot be copied, or not be run with the example.
     """
 
     def __init__(self, model: nn.Module, example: Tensor | tuple[Any, ...]) -> None:
@@ -226,15 +226,11 @@ def _states(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> dict[s
 
 
 def _reasons(traced: Traced) -> dict[str, str]:
-    """For each layer that has outputs which are never cut: why, by the first operator that ties them down."""
+    """For each layer that has outputs which are never cut: why, by the operator that ties the first of them down."""
     found: dict[str, str] = {}
-    fixed = traced.same.find(np.array([FIXED]))[0]
     for name, axes in traced.labels.items():
         for axis, labels in axes.items():
-            if traced.roles.get((name, axis)) != "out" or (traced.same.find(labels) != fixed).all():
-                continue
-            why = next(
-                (why for tied, why in traced.why if np.isin(tied, labels).any()), "others are that they are tied to"
-            )
-            found.setdefault(name.rpartition(".")[0] or name, why)
+            classes = traced.same.find(labels)
+            if traced.roles.get((name, axis)) == "out" and len(fixed := classes[classes < FREE]):
+                found.setdefault(name.rpartition(".")[0] or name, traced.why[fixed.min()])
     return found

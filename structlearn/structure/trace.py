@@ -7,13 +7,15 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from structlearn.structure.labels import FIXED, Labels, Same
+from structlearn.structure.labels import FREE, Labels, Same
 from structlearn.structure.operators import rule_of
 from structlearn.structure.tracker import Axes, Call, Role, Tracker, tensors
+from structlearn.structure.writes import write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,13 +29,13 @@ class Traced:
         labels: For each parameter and buffer, by name, the labels of each axis that may be cut, by the axis.
         roles: For each axis that was used, what it is for its units; in the order of use.
         same: Which labels are one.
-        why: Labels that are never cut, and why.
+        why: Why something is never cut, by its label.
     """
 
     labels: dict[str, dict[int, Labels]] = field(default_factory=dict)
     roles: Mapping[tuple[str, int], Role] = field(default_factory=dict)
     same: Same = field(default_factory=Same)
-    why: list[tuple[Labels, str]] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
 
 
 class _Watching(TorchDispatchMode):
@@ -48,32 +50,16 @@ class _Watching(TorchDispatchMode):
         answer = _in_short(func, args)
         if answer is None:
             answer = func(*args, **kwargs)
-        tracker, results = self.tracker, tensors(answer)
+        tracker, name, results = self.tracker, str(func.overloadpacket), tensors(answer)
         if not results:
             return answer
         changed = args[0] if args and isinstance(args[0], Tensor) and results[0] is args[0] else None
-        others = tensors(args[1:], kwargs)
-        if changed is not None and _hidden(tracker, changed, others):
-            for axes in tracker.aliases(changed):  # written through a view: what the whole holds is not followed
-                tracker.tie(axes.labels, f"{func.overloadpacket} writes into a part of them")
-                axes.data = True
-            for each in others:
-                tracker.tie(tracker.get(each).labels, f"{func.overloadpacket} writes them into a part of something")
-        call = Call(str(func.overloadpacket), args, kwargs, results)
+        if changed is not None:
+            write(tracker, name, changed, tensors(args[1:], kwargs))
+        call = Call(name, args, kwargs, results)
         for result, axes in zip(results, rule_of(func)(tracker, call), strict=True):
             tracker.put(result, axes)
         return answer
-
-
-def _hidden(tracker: Tracker, changed: Tensor, others: list[Tensor]) -> bool:
-    """Does what is written into a view bring units that the whole knows nothing of? They would be lost from sight."""
-    own = tracker.get(changed).labels
-    brings = any(
-        each is not None and len(own) >= back and own[-back] is None
-        for other in others
-        for back, each in enumerate(reversed(tracker.get(other).labels), 1)
-    )
-    return brings and bool(tracker.aliases(changed))
 
 
 _SAME: Final = frozenset(
@@ -103,17 +89,20 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Traced:
         example: What it is called with: a tensor, or a tuple of arguments.
 
     Raises:
-        ValueError: the network cannot be run with the example, or answers without a tensor.
+        ValueError: the network cannot be copied, or not be run with the example, or answers without a tensor.
     """
     arguments = example if isinstance(example, tuple) else (example,)
-    try:
-        return _follow(copied(model, "meta"), _moved(arguments, "meta"))
-    except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
-        where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    try:
-        return _follow(copied(model), _moved(arguments, where))
-    except Exception as error:
-        raise ValueError(f"the network cannot be run with the example: {error}; give a batch as it takes it") from error
+    where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):  # training draws numbers
+        try:
+            return _follow(copied(model, "meta"), _moved(arguments, "meta"))
+        except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
+            trial = copied(model)
+        try:
+            return _follow(trial, _moved(arguments, where))
+        except Exception as error:
+            problem = f"the network cannot be run with the example: {error}; give a batch as it takes it"
+            raise ValueError(problem) from error
 
 
 def _follow(model: nn.Module, arguments: tuple[Any, ...]) -> Traced:
@@ -125,23 +114,33 @@ def _follow(model: nn.Module, arguments: tuple[Any, ...]) -> Traced:
     for each in tensors(*arguments):
         tracker.put(each, Axes([None] * each.dim(), data=True))
     _pass(tracker, model, arguments)
-    beside = _beside(model)
-    if any(
-        own is not None
-        and (name, axis) not in tracker.roles
-        and name not in beside
-        and (tracker.same.find(own) != FIXED).any()  # a kernel's height and width have no role, and are used
-        for name, axes in found.items()
-        for axis, own in enumerate(axes.labels)
-    ):
+    used = _used(tracker, found)
+    if not all(used.values()):
         _pass(tracker, model.train(), arguments)
-    roles = tracker.roles
+        used = _used(tracker, found)
     labels: dict[str, dict[int, Labels]] = {}
+    for (name, axis), yes in used.items():
+        if yes and (own := found[name].labels[axis]) is not None:
+            labels.setdefault(name, {})[axis] = own
+    return Traced(labels, tracker.roles, tracker.same, tracker.why)
+
+
+def _used(tracker: Tracker, found: dict[str, Axes]) -> dict[tuple[str, int], bool]:
+    """Has a forward pass used the axes that could be cut?
+
+    An axis without a role is used where its units are: a learned initial state, which meets weights alone.
+    """
+    with_roles = [own for name, axis in tracker.roles if (own := found[name].labels[axis]) is not None]
+    used = np.zeros(len(tracker.same), bool)
+    used[tracker.same.find(np.concatenate([np.arange(FREE), *with_roles]))] = True
+    answer = {}
     for name, axes in found.items():
         for axis, own in enumerate(axes.labels):
-            if own is not None and ((name, axis) in roles or name in beside):
-                labels.setdefault(name, {})[axis] = own
-    return Traced(labels, roles, tracker.same, tracker.why)
+            if (name, axis) in tracker.roles:
+                answer[name, axis] = True
+            elif own is not None and tracker.free(own):  # a kernel's height is not
+                answer[name, axis] = bool(used[tracker.same.find(own)].all())
+    return answer
 
 
 def _pass(tracker: Tracker, model: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -169,8 +168,9 @@ def _tie_together(tracker: Tracker, model: nn.Module, found: dict[str, Axes]) ->
 def _tie_cells(tracker: Tracker, module: nn.RNNBase | nn.RNNCellBase, own: dict[str, list[Labels | None]]) -> None:
     cells, outputs, projected = list[Labels](), list[Labels](), getattr(module, "proj_size", 0)
     for key, (rows, *columns) in own.items():
-        tracker.mark(rows, "out")  # a state of zeros hides that the weights of states are used
-        tracker.mark(columns[0] if columns else None, "in")
+        if "_ih" not in key:  # a state of zeros hides that the weights of states are used
+            tracker.mark(rows, "out")
+            tracker.mark(columns[0] if columns else None, "in")
         if rows is not None:
             gates = rows.reshape(-1, module.hidden_size) if "_hr" not in key else rows[None]
             (outputs if "_hr" in key else cells).extend(gates)  # gates of all cells, one after the other
@@ -195,7 +195,11 @@ def _beside(model: nn.Module) -> dict[str, str]:
 
 
 def copied(model: nn.Module, device: str | None = None) -> nn.Module:
-    """A copy of a network, in evaluation; on the meta device, one that never had the numbers."""
+    """A copy of a network, in evaluation; on the meta device, one that never had the numbers.
+
+    Raises:
+        ValueError: it has none.
+    """
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
@@ -209,7 +213,13 @@ def copied(model: nn.Module, device: str | None = None) -> nn.Module:
             memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
         for buffer in model.buffers():
             memo[id(buffer)] = torch.empty_like(buffer, device=device)
-    return copy.deepcopy(model, memo).eval()
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise ValueError(
+            f"the network cannot be copied, and only a copy of it is tried out: {error}; make what has no copy (a "
+            f"lock, an open file, a generator) in the forward pass, or keep it outside of the network"
+        ) from error
 
 
 def _moved(arguments: tuple[Any, ...], device: Any) -> tuple[Any, ...]:

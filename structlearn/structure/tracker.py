@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from torch import Tensor
 
-from structlearn.structure.labels import FIXED, Labels, Same
+from structlearn.structure.labels import FREE, Labels, Same
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +53,8 @@ class Tracker:
         """The first label of each."""
         self.roles: dict[tuple[str, int], Role] = {}
         """In the order in which they were first seen in."""
-        self.why: list[tuple[Labels, str]] = []
-        """Labels that were tied down, and by what."""
+        self.why: list[str] = []
+        """By its number, which is its label: why something is never cut."""
         self._known: dict[int, tuple[Tensor, Axes]] = {}
 
     def own(self, name: str, tensor: Tensor) -> Axes:
@@ -73,15 +73,18 @@ class Tracker:
         return axes
 
     def get(self, tensor: Tensor | None) -> Axes:
-        """What is known of a tensor: of one that was never seen, nothing, so it is a constant."""
+        """What is known of a tensor. One that was never seen was made before, and keeps its length."""
         known = self._known.get(id(tensor))
-        return known[1] if known is not None else Axes([None] * (0 if tensor is None else tensor.dim()), data=False)
+        if known is not None or tensor is None:
+            return known[1] if known is not None else Axes([], data=False)
+        why = "they meet a tensor that is neither a parameter nor a buffer"
+        return Axes([self.tied(size, why) if size > 1 else None for size in tensor.shape], data=False)
 
-    def aliases(self, tensor: Tensor) -> list[Axes]:
-        """Of other tensors that share its memory."""
+    def aliases(self, tensor: Tensor) -> list[tuple[Tensor, Axes]]:
+        """Other tensors that share its memory."""
         place = tensor.untyped_storage()._cdata  # noqa: SLF001  what identifies memory on the meta device, too
         return [
-            axes
+            (other, axes)
             for other, axes in self._known.values()
             if other is not tensor and other.untyped_storage()._cdata == place  # noqa: SLF001
         ]
@@ -90,17 +93,33 @@ class Tracker:
         """The axes that these labels were made for have a role. Of several (tied weights) "in" counts before "out"."""
         if labels is None or not self.starts:
             return
-        own = labels[labels != FIXED]
+        own = labels[labels >= FREE]
         for number in np.unique(np.searchsorted(self.starts, own, side="right")) - 1:
             key = self.owner[number]
             before = self.roles.get(key)
             if before is None or _RANK[role] > _RANK[before]:
                 self.roles[key] = role
 
+    def free(self, labels: Labels | None) -> bool:
+        """Could some of them be cut, by what is known up to here?"""
+        return labels is not None and bool((self.same.find(labels) >= FREE).any())
+
     def tie(self, labels: Sequence[Labels | None], why: str) -> None:
         """Never cut these."""
-        self.same.fix(labels)
-        self.why.extend((each, why) for each in labels if each is not None)
+        for each in labels:
+            if each is not None:
+                self.same.unite(each, self.tied(1, why))
+
+    def lose(self, axes: Axes, axis: int, size: int, why: str) -> Labels | None:
+        """Tie an axis down that loses its labels: what it has now, which in a parameter is no constant."""
+        self.tie([axes.labels[axis]], why)
+        return None if axes.data or axes.labels[axis] is None or size == 1 else self.tied(size, why)
+
+    def tied(self, size: int, why: str) -> Labels:
+        """Labels for entries that are never cut."""
+        if why not in self.why:
+            self.why.append(why)
+        return np.full(size, min(self.why.index(why), FREE - 1))
 
     def meet(self, places: Sequence[tuple[Axes, int]], why: str) -> Labels | None:
         """Axes of one length that are one: their labels are united; what they are called from here on."""

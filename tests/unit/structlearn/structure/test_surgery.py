@@ -22,7 +22,7 @@ from structlearn.structure import Plan, Structure, verify
 from structlearn.structure.verify import outgoing, random_plan, silence
 
 support = runpy.run_path(str(Path(__file__).parents[3] / "support" / "surgery.py"))
-stir = support["stir"]
+stir, assert_equal, cut_and_compare = (support[name] for name in ("stir", "assert_equal", "cut_and_compare"))
 
 PLANS = 100
 NETS = {
@@ -44,27 +44,6 @@ def network(name: str, **options: object) -> tuple[nn.Module, Tensor]:
     model = stir(build(name, shape, 4, **small, **options)).double()
     example = torch.randint(4, (2, *shape)) if name == "lstm" else torch.randn(2, *shape, dtype=torch.float64)
     return model, example
-
-
-def assert_equal(one: Tensor, other: Tensor) -> None:
-    assert one.shape == other.shape
-    assert float((one - other).detach().abs().max()) <= 1e-10 * max(1.0, float(one.detach().abs().max()))
-
-
-def cut_and_compare(model: nn.Module, example: Tensor, plans: int) -> None:
-    chance = np.random.default_rng(0)
-    for number in range(plans):
-        if number % 5 == 0:  # five cuts, one after the other
-            cut = copy.deepcopy(model)
-            structure = Structure(cut, example)
-        plan = random_plan(structure, chance)
-        silence(outgoing(structure, plan))
-        before = cut(example)
-        structure.apply(plan)
-        assert {name: structure.widths[name] for name in plan.keep} == {
-            name: len(units) for name, units in plan.keep.items()
-        }
-        assert_equal(cut(example), before)
 
 
 def switched(module: nn.Module, _: object, y: Tensor) -> Tensor:
@@ -516,6 +495,11 @@ def test_a_plan_has_whole_numbers(units: object) -> None:
     for make in (Plan, Plan.from_dict):
         with pytest.raises(ValueError, match=r"whole numbers, such as .* for first it got"):
             make({"first": units})
+
+
+def test_a_plan_of_an_iterator_has_its_units() -> None:
+    assert Plan({"first": (unit for unit in range(3))}) == Plan({"first": (0, 1, 2)})
+    assert Plan.from_dict({"first": map(int, "02")}) == Plan({"first": (0, 2)})
 
 
 def test_a_plan_of_numpy_s_numbers_is_plain() -> None:
