@@ -12,7 +12,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -91,6 +93,7 @@ class Cluster:
         self.folder.chmod(0o755)
         self.accounting = accounting
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.starter = ThreadPoolExecutor(max_workers=1)
         names = ("slurmctld_port", "slurmdbd_port", "database_port", "n1_port", "n2_port")
         self.values = {
             "name": self.folder.name.replace("-", ""),
@@ -102,6 +105,7 @@ class Cluster:
             "kill_wait_s": kill_wait_s,
             "requeue_delay_s": requeue_delay_s,
             "slurmd_timeout_s": slurmd_timeout_s,
+            "first_job": secrets.randbelow(60_000_000) + 1,
             **dict(zip(names, free_ports(len(names)), strict=True)),
         }
         self.values["accounting"] = ACCOUNTING.format_map(self.values) if accounting else ""
@@ -173,7 +177,11 @@ class Cluster:
             seen[:] = self.jobs(job)
             return all(each["JobState"] in states for each in seen)
 
-        self.wait(there, f"job {job} is not {' or '.join(states)}", within_s)
+        try:
+            self.wait(there, f"job {job} is not {' or '.join(states)}", within_s)
+        except ClusterError as late:
+            late.add_note(f"{[(each['JobState'], each['Reason']) for each in seen]}\n{self.output(job)}")
+            raise
         return seen
 
     def wait(self, condition: Callable[[], object], otherwise: str, within_s: float = 60) -> None:
@@ -198,13 +206,27 @@ class Cluster:
 
     def start_slurmd(self, node: str) -> None:
         """Start the daemon of a node, and return when the node takes jobs."""
+        log = self.folder / f"{node}.log"
+        before = log.stat().st_size if log.exists() else 0
         self._start(node, "slurmd", "-D", "-N", node)
+        # The controller may not have missed it yet.
+        self.wait(lambda: b"slurmd started" in log.read_bytes()[before:], f"slurmd of {node} does not start")
         up = ("idle", "mixed", "allocated")
         self.wait(lambda: self._ask("sinfo", "-h", "-n", node, "-p", "main", "-o", "%T") in up, f"{node} is not up")
 
-    def restart_slurmctld(self) -> None:
-        """SIGKILL the controller, start it again, and return when it answers."""
-        self._kill("slurmctld")
+    def restart_slurmctld(self, *, kill: bool = False) -> None:
+        """End the controller, start it again, and return when it answers.
+
+        Args:
+            kill: with SIGKILL, after which it has forgotten the last five seconds: a job that started in them is
+                started again, fails, and is held.
+        """
+        if kill:
+            self._kill("slurmctld")
+        else:
+            daemon = self.daemons.pop("slurmctld")
+            daemon.terminate()
+            daemon.wait(60)
         self._start("slurmctld", "slurmctld", "-D")
         self.wait(lambda: "UP" in self._ask("scontrol", "ping"), "slurmctld does not answer")
 
@@ -226,6 +248,7 @@ class Cluster:
         for name in list(self.daemons):  # first, or they start processes while we end them
             self._kill(name)
         self._end()
+        self.starter.shutdown()
         shutil.rmtree(self.folder)
 
     # --- the daemons ----------------------------------------------------------------------------------
@@ -267,12 +290,11 @@ class Cluster:
         self.wait(lambda: self._ask(*add), "slurmdbd does not answer")
 
     def _start(self, name: str, *command: str) -> None:
-        # Where this process is killed, its daemons are, too.
+        # Where this process is killed, its daemons are, too. To the kernel, that is the thread that started them.
         line = ["setpriv", "--pdeathsig", "KILL", *command]
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.daemons[name] = subprocess.Popen(
-                line, env=self.env(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            popen = partial(subprocess.Popen, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.daemons[name] = self.starter.submit(popen, line, env=self.env(), cwd=self.folder).result()
 
     def _kill(self, name: str) -> None:
         daemon = self.daemons.pop(name)

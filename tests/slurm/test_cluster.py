@@ -10,14 +10,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 WORLD = """
 import os
 from mpi4py import MPI
-print(MPI.COMM_WORLD.allreduce(1), MPI.COMM_WORLD.rank, os.environ["SLURMD_NODENAME"])
+print(MPI.COMM_WORLD.allreduce(1), MPI.COMM_WORLD.rank, os.environ["SLURMD_NODENAME"], flush=True)
 """
 # A step whose ranks say which signals they get, and go on.
 LISTENER = """
-import signal, time
+import os, signal, time
 def say(number, frame):
-    print("rank got", signal.Signals(number).name, flush=True)
-for each in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
+    os.write(1, f"rank got {signal.Signals(number).name}\\n".encode())
+for each in (signal.SIGUSR2, signal.SIGTERM):
     signal.signal(each, say)
 print("rank up", flush=True)
 while True:
@@ -65,6 +65,30 @@ def test_preemption_signals_the_ranks_of_the_step_and_requeues_the_job(slurm):
         f"{rank}: rank got SIGUSR2" for rank in range(2)
     }
     slurm.run("scancel", low)
+
+
+def test_ranks_that_were_killed_come_back_in_a_step_of_another_number(slurm):
+    """MPICH names its shared memory after job and step, and does not start where killed ranks have left it behind."""
+    script = f"""
+    for step in $(seq ${{SLURM_RESTART_COUNT:-0}}); do srun -N1 -n1 true; done
+    srun --mpi=pmi2 {sys.executable} -c '{WORLD}
+import signal
+if "SLURM_RESTART_COUNT" not in os.environ:
+    os.kill(os.getpid(), signal.SIGKILL)'
+    [ $? = 0 ] || scontrol requeue $SLURM_JOB_ID
+    """
+    job = slurm.sbatch(script, "-N1", "-n2")
+    slurm.wait_for(job, "COMPLETED")
+    worlds = [line for line in slurm.output(job).splitlines() if line.startswith("2 ")]
+    assert sorted(worlds) == ["2 0 n1", "2 0 n1", "2 1 n1", "2 1 n1"]
+
+
+def test_a_restart_of_the_controller_loses_no_job(slurm):
+    job = slurm.sbatch("srun sh -c 'echo up; sleep 5'")
+    slurm.wait(lambda: slurm.output(job), "the step is not up")  # an srun that asks for it meanwhile hangs
+    slurm.restart_slurmctld()
+    (after,) = slurm.wait_for(job, "COMPLETED")
+    assert after["Restarts"] == "0"
 
 
 def test_sacct_answers_with_accounting_only(slurm, slurm_accounting):
