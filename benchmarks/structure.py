@@ -44,8 +44,8 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 def halved(structure: Structure) -> Plan:
     """Half of each set's units stay: those whose outgoing weights are largest."""
-    norms = structure.reduce("in", lambda _, tensor: tensor.detach().square())
-    kept = {name: squares.topk(max(1, len(squares) // 2)).indices.sort().values for name, squares in norms.items()}
+    norms = structure.norms("in")
+    kept = {name: each.topk(max(1, len(each) // 2)).indices.sort().values for name, each in norms.items()}
     return Plan({name: tuple(units.tolist()) for name, units in kept.items()})
 
 

@@ -51,8 +51,8 @@ Some keys are checked together, before a rank starts:
   `data.validation` above zero.
 - `optimizer.nesterov` needs `optimizer.momentum` above 0.
 - `pruning` that cuts judges itself by the validation accuracy: it needs `data.validation` above zero. Several ranks
-  need an `exchange` other than `none`. `pruning.proximal` needs one learning rate for all units: no `alrao`; and a
-  penalty other than `l2`. `shrinknets` has its own `weight_strength`: `optimizer.weight_decay` stays 0.
+  need an `exchange` other than `none`. `pruning.proximal: true` needs `optimizer.name: sgd` and a penalty other than
+  `l2`. `shrinknets` has its own `weight_strength`: `optimizer.weight_decay` stays 0.
 - `schedule.milestones` increase; `schedule.warmup_epochs` is at most `epochs`.
 - `text` and `lstm` go together, and `tabular` goes with `mlp`; a model of your own may take any of them.
 - `compute.channels_last` is for images.

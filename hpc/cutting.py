@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from hpc.config.pruning import BnLasso, Norm, PruningConfig, Scaled, Scalp, ShrinkNets
 from hpc.config.pruning import Cutting as CuttingConfig
+from hpc.config.training import OptimizerConfig, Sgd
 from hpc.errors import ConfigError, RunError
 from hpc.evaluate import Score
 from hpc.exchange import Exchange
@@ -218,12 +219,17 @@ def wrap(config: PruningConfig, model: nn.Module, example: torch.Tensor, seed: i
 
 
 def build(
-    config: PruningConfig, model: nn.Module, example: torch.Tensor, samples: Callable[[], torch.Tensor]
+    config: PruningConfig,
+    optimizer: OptimizerConfig,
+    model: nn.Module,
+    example: torch.Tensor,
+    samples: Callable[[], torch.Tensor],
 ) -> Pruning:
     """The method that a configuration asks for, over a network that :func:`wrap` has prepared.
 
     Args:
         config: the section ``pruning``.
+        optimizer: the section ``optimizer``.
         model: the network, on its device.
         example: as for :func:`wrap`, on the same device.
         samples: gives inputs that are typical; the same on all ranks.
@@ -234,29 +240,38 @@ def build(
     if not isinstance(config, CuttingConfig):
         return Pruning()
     try:
-        method = _pruner(config, Structure(model, example))
+        method = _pruner(config, Structure(model, example), proximal=proximal(config, optimizer))
         verify(model, samples()[:2])
     except ValueError as error:
         raise _unfit(config, error) from error
     return Cutting(method, config.every_epochs, samples if config.absorb else None)
 
 
-def _pruner(config: CuttingConfig, structure: Structure) -> pruning.Pruner:
+def proximal(config: CuttingConfig, optimizer: OptimizerConfig) -> bool:
+    """Does the method take proximal steps? Where nothing is said: if they can be taken, and zeros come of them."""
+    if not isinstance(config, Scalp | Norm | BnLasso):
+        return False
+    if config.proximal is not None:
+        return config.proximal
+    return isinstance(optimizer, Sgd) and not (isinstance(config, Norm) and config.penalty == "l2")
+
+
+def _pruner(config: CuttingConfig, structure: Structure, *, proximal: bool) -> pruning.Pruner:
     common: dict[str, Any] = {"patience": config.patience}
     match config:
         case Scalp():
             return pruning.ScaLP(
                 structure, penalty=config.penalty, strength=config.strength, threshold=config.threshold,
-                proximal=config.proximal, **common,
+                proximal=proximal, **common,
             )  # fmt: skip
         case Norm():
             return pruning.Norm(
                 structure, penalty=config.penalty, strength=config.strength, threshold=config.threshold,
-                proximal=config.proximal, mix=0.5 if config.mix is None else config.mix, **common,
+                proximal=proximal, mix=0.5 if config.mix is None else config.mix, **common,
             )  # fmt: skip
         case BnLasso():
             return pruning.BnLasso(
-                structure, strength=config.strength, threshold=config.threshold, proximal=config.proximal, **common
+                structure, strength=config.strength, threshold=config.threshold, proximal=proximal, **common
             )
         case ShrinkNets():
             return shrinknets.ShrinkNets(

@@ -157,7 +157,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs, mixture),
         clipped=alrao.trunk(model),
         watch=alrao.watch(config.optimizer, model, stepper),
-        pruning=cutting.build(config.pruning, model, example.to(here), feed.some),
+        pruning=cutting.build(config.pruning, config.optimizer, model, example.to(here), feed.some),
         fingerprint=fingerprint,
         data=dataset.about(),
         stop=stop,

@@ -18,6 +18,11 @@ def size(count: float) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"
 
 
+def times(ratio: float) -> str:
+    """How many times smaller."""
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
+
+
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """One row for each network: parameters and files, whole and pruned."""
     rows = []
@@ -31,7 +36,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         }
         for kind, title in FORMATS.items():
             before, after = whole.bytes[kind], pruned.bytes[kind]
-            row[title] = f"{size(before)} → {size(after)} ({before / after:.0f} times smaller)"
+            row[title] = f"{size(before)} → {size(after)} ({times(before / after)})"
         row["largest difference"] = f"{mine.largest_difference.max():.1e}"
         rows.append(row)
     return pd.DataFrame(rows)

@@ -74,13 +74,13 @@ def check(kind: str, python: str, file: Path, x: torch.Tensor, expected: np.ndar
     inputs, outputs = file.with_suffix(".in"), file.with_suffix(".out")
     x.numpy().tofile(inputs)
     reader = (HERE / f"read_{kind}.py").resolve()
-    command = [python, str(reader), str(file), str(inputs), str(outputs), *map(str, x.shape)]
+    command = [python, "-I", str(reader), str(file), str(inputs), str(outputs), *map(str, x.shape)]
     subprocess.run(command, check=True, cwd=file.parent)
     listed = (
         "import importlib.metadata as m; found = {d.name: d.version for d in m.distributions()}; "
         "print(*(f'{name} {found[name]}' for name in sorted(found)), sep='; ')"
     )
-    installed = subprocess.run([python, "-c", listed], check=True, capture_output=True, text=True).stdout.strip()
+    installed = subprocess.run([python, "-I", "-c", listed], check=True, capture_output=True, text=True).stdout.strip()
     found = np.fromfile(outputs, np.float32).reshape(expected.shape)
     return float(np.abs(found - expected).max()), installed
 

@@ -205,10 +205,10 @@ def _method(config: Config, pruning: Cutting) -> Iterator[str]:
             "pruning.proximal: true makes weights exactly 0, but the proximal step of penalty: l2 only scales them; "
             "set it false, or use group_lasso or l1"
         )
-    if proximal and isinstance(config.optimizer, Alrao | AlraoAdam):
+    if proximal and not isinstance(config.optimizer, Sgd):
         yield (
-            f"pruning.proximal: true needs one learning rate, but optimizer.name: {config.optimizer.name} has one for "
-            f"every unit; set it false"
+            f"pruning.proximal: true takes steps as long as the optimiser's, but those of optimizer.name: "
+            f"{config.optimizer.name} have another length for each unit or parameter; use sgd, or set it false"
         )
     if isinstance(pruning, Norm) and pruning.mix is not None and pruning.penalty != "sparse_group_lasso":
         yield f"pruning.mix: it is for penalty: sparse_group_lasso, not for {pruning.penalty}; leave it out"

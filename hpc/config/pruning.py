@@ -73,7 +73,7 @@ class Scalp(Cutting, Scaled):
     the mean of their absolute values."""
     proximal: Flag = False
     """Shrink weights by the penalty's proximal step after each step of the optimiser, in place of its gradient: so they
-    become 0 exactly. Not for l2."""
+    become 0 exactly. For ``optimizer: {name: sgd}``, not for l2."""
 
 
 @section
@@ -88,9 +88,10 @@ class Norm(Cutting):
     """The penalty's factor in the loss of a mini-batch."""
     threshold: NonNegative = 1e-3
     """A unit goes when its incoming weights (reversed_group_lasso: its outgoing ones) have a 2-norm of at most this."""
-    proximal: Flag = True
-    """Shrink weights by the penalty's proximal step after each step of the optimiser, so that they become 0 exactly. By
-    its gradient (false) norms hover above the threshold, and few units go; l2 has nothing else."""
+    proximal: Flag | None = None
+    """Shrink weights by the penalty's proximal step after each step of the optimiser, in place of its gradient: so they
+    become 0 exactly, where by the gradient norms hover above the threshold. For ``optimizer: {name: sgd}``, not for l2;
+    null: wherever it can be."""
     mix: Fraction | None = None
     """With penalty: sparse_group_lasso, the part of the absolute values in the mixture; null: 0.5."""
 
@@ -104,9 +105,9 @@ class BnLasso(Cutting):
     """The penalty's factor in the loss of a mini-batch."""
     threshold: NonNegative = 1e-3
     """A unit goes when its scale is closer to 0 than this."""
-    proximal: Flag = True
-    """Shrink scales by a proximal step after each step of the optimiser, so that they become 0 exactly. By the gradient
-    (false) they hover above the threshold, and few units go."""
+    proximal: Flag | None = None
+    """Shrink scales by a proximal step after each step of the optimiser, in place of the gradient: so they become 0
+    exactly, where by the gradient they hover above the threshold. For ``optimizer: {name: sgd}``; null: there."""
     scaling: Literal["uniform", "sqrt_log", "inverse"] | None = None
     """Put a scaling before each layer (as scala does), and a BatchNorm behind each that has none: then train with
     ``optimizer: {name: sgd, lr: 1, momentum: 0}``. null: the network stays as it is."""

@@ -34,8 +34,8 @@ class BnLasso(Penalised):
         structure: Of a network that has BatchNorm layers with scales.
         strength: lambda, on the mean loss of a batch.
         threshold: Units go whose largest |gamma| is below this.
-        proximal: As :class:`structlearn.pruning.penalised.Penalised` says; True, unlike in Liu and others, who choose
-            a share of the channels after training: here a threshold does, which subgradients hover above.
+        proximal: As :class:`structlearn.pruning.penalised.Penalised` says. With SGD it should be True: Liu and others
+            take subgradients, but choose a share of the channels after training, where here a threshold does.
         patience: W's 50 epochs.
 
     Raises:
@@ -48,7 +48,7 @@ class BnLasso(Penalised):
         *,
         strength: float,
         threshold: float = 0.001,
-        proximal: bool = True,
+        proximal: bool = False,
         patience: int = 50,
     ) -> None:
         super().__init__(structure, strength=strength, threshold=threshold, proximal=proximal, patience=patience)

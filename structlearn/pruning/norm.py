@@ -48,9 +48,9 @@ class Norm(Penalised):
         penalty: See above.
         strength: lambda, on the mean loss of a batch.
         threshold: Units go whose norm is at most this.
-        proximal: As :class:`structlearn.pruning.penalised.Penalised` says. True, unlike in W: by subgradients, norms
-            hover above the threshold and little or nothing goes (``experiments/pruning_pareto`` has both). It must be
-            False with "l2", which makes no exact zeros.
+        proximal: As :class:`structlearn.pruning.penalised.Penalised` says. With SGD it should be True (but for "l2",
+            which makes no exact zeros): by subgradients norms hover above the threshold, the further the larger the
+            learning rate, and few units go, or none (``experiments/pruning_pareto`` has both).
         mix: W's alpha: how much of the sparse group Lasso is an L1 penalty; 0.5 in W. The others do not use it.
         patience: W's 50 epochs.
 
@@ -66,7 +66,7 @@ class Norm(Penalised):
         penalty: NormPenalty = "group_lasso",
         strength: float,
         threshold: float = 0.001,
-        proximal: bool = True,
+        proximal: bool = False,
         mix: float = 0.5,
         patience: int = 50,
     ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
+
 from structlearn.checks import check_positive
 from structlearn.pruning.pruner import Pruner
 
@@ -25,8 +27,8 @@ class Penalised(Pruner):
         threshold: At or below which a unit goes, as each method says.
         proximal: Take the penalty by proximal steps after the optimiser's, of its length (:func:`step_length`), and not
             as a part of the gradient. Only these make exact zeros: a subgradient hovers around them. It is the proximal
-            gradient method for plain SGD, and has its fixed points with momentum; Adam has another metric, where it is
-            a heuristic.
+            gradient method for plain SGD, and has its fixed points with momentum. Other optimisers divide each
+            parameter's step by something of its own: proximal steps would belong to another penalty, and are refused.
         patience: Epochs without an improvement that end a phase.
 
     Raises:
@@ -61,22 +63,25 @@ class Penalised(Pruner):
 
     def _after_step(self, optimizer: Optimizer) -> None:
         if self.proximal:
-            self._current().shrink(step_length(optimizer) * self.strength)
+            moved = {each for group in optimizer.param_groups for each in group["params"] if each.grad is not None}
+            self._current().shrink(step_length(optimizer) * self.strength, moved)
 
 
 def step_length(optimizer: Optimizer) -> float:
-    """How far a steady gradient of 1 moves a parameter in a step: the learning rate, or what momentum makes of it.
+    """How far a steady gradient of 1 moves a parameter in a step of SGD: the learning rate over 1 - momentum.
 
     With it, a weight of 0 stays there just where the loss's gradient is at most lambda, as the penalty wants; with the
     learning rate alone a momentum of 0.9 would make a tenth of the penalty.
 
     Raises:
-        ValueError: parameters have several such lengths.
+        ValueError: the optimiser is not torch.optim.SGD, or its parameters have several such lengths.
     """
-    lengths = [
-        group["lr"] * (1 - group.get("dampening", 0)) / (1 - group.get("momentum", 0))
-        for group in optimizer.param_groups
-    ]
+    if not isinstance(optimizer, torch.optim.SGD):
+        raise ValueError(  # noqa: TRY004  it is an optimiser, which does not go with this option
+            f"proximal steps are as long as the optimiser's, and those of {type(optimizer).__name__} have another "
+            f"length for each parameter; use torch.optim.SGD, or proximal=False"
+        )
+    lengths = [group["lr"] * (1 - group["dampening"]) / (1 - group["momentum"]) for group in optimizer.param_groups]
     if any(length != lengths[0] for length in lengths[1:]):
         raise ValueError(
             f"proximal steps need one learning rate and one momentum for all parameters, and these groups make steps "

@@ -11,7 +11,7 @@ from torch import Tensor
 from structlearn.structure.wide import wide, wide_type
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from structlearn.pruning.weights import Groups
 
@@ -31,8 +31,13 @@ class Penalty(ABC):
         """Add `strength` times its gradient to each weight's .grad; where that is None the weight is left alone."""
 
     @abstractmethod
-    def shrink(self, amount: float) -> None:
-        """The proximal step: the weights w become the u for which ||u - w||^2 / 2 + amount penalty(u) is least."""
+    def shrink(self, amount: float, moved: Container[Tensor] | None = None) -> None:
+        """The proximal step: the weights w become the u for which ||u - w||^2 / 2 + amount penalty(u) is least.
+
+        Args:
+            amount: See above.
+            moved: The weights that have just been trained; the others are left alone. None: all.
+        """
 
 
 class L2(Penalty):
@@ -55,9 +60,10 @@ class L2(Penalty):
             torch._foreach_add_(_gradients(weights), [weight.detach() for weight in weights], alpha=2 * strength)
 
     @torch.no_grad()
-    def shrink(self, amount: float) -> None:
+    def shrink(self, amount: float, moved: Container[Tensor] | None = None) -> None:
         """To w / (1 + 2 amount)."""
-        torch._foreach_div_(self._weights, 1 + 2 * amount)
+        if weights := _among(self._weights, moved):
+            torch._foreach_div_(weights, 1 + 2 * amount)
 
 
 class L1(Penalty):
@@ -81,9 +87,9 @@ class L1(Penalty):
             gradient.add_(weight.detach().sign(), alpha=strength)
 
     @torch.no_grad()
-    def shrink(self, amount: float) -> None:
+    def shrink(self, amount: float, moved: Container[Tensor] | None = None) -> None:
         """The soft threshold: towards zero by `amount`, and no further."""
-        for weight in self._weights:
+        for weight in _among(self._weights, moved):
             weight.sub_(weight.clamp(-amount, amount))
 
 
@@ -116,11 +122,16 @@ class GroupLasso(Penalty):
             torch._foreach_addcmul_(_gradients(weights), weights, slopes, value=strength)
 
     @torch.no_grad()
-    def shrink(self, amount: float) -> None:
+    def shrink(self, amount: float, moved: Container[Tensor] | None = None) -> None:
         """The block soft threshold: each group towards zero by f `amount`, all its entries alike, and no further."""
         norms = self._groups.norms(self._weights)
         shares = torch.where(norms > 0, 1 - amount * self._factors / norms, 0.0).clamp(min=0.0)
-        torch._foreach_mul_(self._weights, self._groups.spread(shares, self._weights))
+        spread = self._groups.spread(shares, self._weights)
+        if weights := _among(self._weights, moved):
+            own = [
+                share for share, weight in zip(spread, self._weights, strict=True) if moved is None or weight in moved
+            ]
+            torch._foreach_mul_(weights, own)
 
 
 class SparseGroupLasso(Penalty):
@@ -144,10 +155,14 @@ class SparseGroupLasso(Penalty):
         self._l1.add_gradient(self._mix * strength)
         self._group_lasso.add_gradient((1 - self._mix) * strength)
 
-    def shrink(self, amount: float) -> None:
+    def shrink(self, amount: float, moved: Container[Tensor] | None = None) -> None:
         """First the entries, then the groups: together they are the mixture's step (Simon and others 2013)."""
-        self._l1.shrink(self._mix * amount)
-        self._group_lasso.shrink((1 - self._mix) * amount)
+        self._l1.shrink(self._mix * amount, moved)
+        self._group_lasso.shrink((1 - self._mix) * amount, moved)
+
+
+def _among(weights: Sequence[Tensor], moved: Container[Tensor] | None) -> list[Tensor]:
+    return [weight for weight in weights if moved is None or weight in moved]
 
 
 def _with_gradients(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from structlearn.structure.cut import Cut
 from structlearn.structure.labels import FIXED
 from structlearn.structure.plan import Plan
 from structlearn.structure.trace import trace
-from structlearn.structure.wide import line, wide
+from structlearn.structure.wide import line, squares, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,21 +84,30 @@ class Structure:
         Returns:
             For each set, [size].
         """
-        named = self.tensors()
+
+        def sums(name: str, tensor: Tensor, axis: int) -> Tensor:
+            return line(wide(of(name, wide(tensor))).expand(tensor.shape), axis)
+
+        return self._sums(role, sums)
+
+    @torch.no_grad()
+    def norms(self, role: Role) -> dict[str, Tensor]:
+        """2-norms of all entries of each unit at its places of one role: for each set [size], float32 or wider."""
+        found = self._sums(role, lambda _, tensor, axis: squares(tensor, axis))
+        return {name: sums.sqrt() for name, sums in found.items()}
+
+    def _sums(self, role: Role, sums: Callable[[str, Tensor, int], Tensor]) -> dict[str, Tensor]:
+        """Over all places of each unit, of what `sums` gives for each entry of an axis of a tensor."""
+        named, widths = self.tensors(), list(self.widths.values())
         axes = [each for each in self._axes if each.role == role]
-        count = sum(self.widths.values())
         if not axes:
-            total = next(iter(named.values())).new_zeros(count, dtype=torch.float32)
+            total = next(iter(named.values())).new_zeros(sum(widths), dtype=torch.float32)
         else:
-            lines = []
-            for each in axes:
-                tensor = wide(named[each.tensor])
-                lines.append(line(wide(of(each.tensor, tensor)).expand(tensor.shape), each.axis))
-            found = torch.cat(lines)
+            found = torch.cat([sums(each.tensor, named[each.tensor], each.axis) for each in axes])
             units = torch.from_numpy(np.concatenate([each.units for each in axes])).to(found.device)
-            base = found.new_zeros(count + 1)  # the last takes what is never cut
-            total = base.index_add(0, units.remainder(count + 1), found)[:-1]
-        return dict(zip(self._sets, total.split(list(self.widths.values())), strict=True))
+            base = found.new_zeros(sum(widths) + 1)  # the last takes what is never cut
+            total = base.index_add(0, units.remainder(len(base)), found)[:-1]
+        return dict(zip(self._sets, total.split(widths), strict=True))
 
     def count(self, role: Role) -> dict[str, Tensor]:
         """How many entries each unit has at its places of one role; [size], float64."""

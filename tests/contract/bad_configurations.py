@@ -114,10 +114,11 @@ COMBINATIONS: Final = [
         "3 epoch(s)",
     ),
     config(
-        "proximal steps, and a learning rate for every unit",
-        "pruning: {name: norm}\noptimizer: {name: alrao}",
-        "pruning.proximal: true needs one learning rate",
-        "optimizer.name: alrao",
+        "proximal steps as long as what has no one length",
+        "pruning: {name: norm, proximal: true}\noptimizer: {name: adam}",
+        "pruning.proximal: true takes steps as long as the optimiser's",
+        "optimizer.name: adam",
+        "use sgd",
         "set it false",
     ),
     config(

@@ -99,13 +99,14 @@ METHODS = {
 def test_every_pruning_can_be_built_with_the_defaults_of_its_method(name: str) -> None:
     from hpc import cutting
 
-    config = validate({"pruning": {"name": name}}).pruning
+    whole = validate({"pruning": {"name": name}})
+    config = whole.pruning
     network = torch.nn.Sequential(
         torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
     )
     example = torch.rand(4, 3)
     network = cutting.wrap(config, network, example, 0)
-    pruner = cutting.build(config, network, example, lambda: example)._pruner
+    pruner = cutting.build(config, whole.optimizer, network, example, lambda: example)._pruner
     assert type(pruner).__name__.lower() == name.replace("_", "")
     defaults = {
         each.name: each.default

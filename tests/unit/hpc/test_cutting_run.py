@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from hpc import cutting
 from hpc.alone import Alone
 from hpc.config.folder import freeze
 from hpc.config.read import validate
@@ -35,6 +36,10 @@ METHODS = {
         "optimizer": ROOM,
     },
     "norm": {"pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02}},
+    "norm of Adam": {
+        "pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02},
+        "optimizer": {"name": "adam", "lr": 0.01},
+    },
     "norm, absorbed": {"pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02, "absorb": True}},
     "reversed": {"pruning": {"name": "norm", "penalty": "reversed_group_lasso", "threshold": 0.4, "strength": 0.02}},
     "bn_lasso": {
@@ -51,7 +56,7 @@ METHODS = {
         "optimizer": {"name": "alrao", "lr_max": 1.0, "momentum": 0.5},
     },
     "norm of Alrao-Adam": {
-        "pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02, "proximal": False},
+        "pruning": {"name": "norm", "threshold": 0.7, "strength": 0.02},
         "optimizer": {"name": "alrao-adam", "lr_max": 0.01},
     },
 }
@@ -363,3 +368,26 @@ def test_a_network_that_cannot_be_cut_is_found_before_it_is_trained(tmp_path):
     freeze(config)
     with pytest.raises(ConfigError, match=r"pruning.name: norm does not suit this network: .* take sizes from tensors"):
         assemble(config, Alone(), StopRequest(), lambda _: None)
+
+
+# --- which steps a penalty takes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pruned", "optimizer", "wanted"),
+    [
+        ({"name": "norm"}, "sgd", True),
+        ({"name": "norm", "penalty": "l2"}, "sgd", False),
+        ({"name": "norm"}, "adam", False),
+        ({"name": "norm"}, "alrao", False),
+        ({"name": "norm", "proximal": False}, "sgd", False),
+        ({"name": "bn_lasso"}, "sgd", True),
+        ({"name": "bn_lasso"}, "rmsprop", False),
+        ({"name": "scalp"}, "sgd", False),
+        ({"name": "scalp", "penalty": "l1", "proximal": True}, "sgd", True),
+        ({"name": "shrinknets"}, "sgd", False),
+    ],
+)
+def test_proximal_steps_are_taken_where_they_are_right_unless_something_is_said(pruned, optimizer, wanted):
+    config = validate({"pruning": pruned, "optimizer": {"name": optimizer}})
+    assert cutting.proximal(config.pruning, config.optimizer) is wanted

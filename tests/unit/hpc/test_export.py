@@ -45,7 +45,7 @@ RUNS = {
     },
     "pruned, Alrao": {
         "model": {"name": "mlp", "widths": [40, 30]},
-        "pruning": {"name": "norm", "threshold": 1.4, "proximal": False},
+        "pruning": {"name": "norm", "threshold": 1.4},
         "optimizer": {"name": "alrao", "lr_max": 1.0},
     },
     "convolutions": {"model": {"name": "resnet18", "width": 0.125}},

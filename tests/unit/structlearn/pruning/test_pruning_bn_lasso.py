@@ -16,7 +16,7 @@ network = support["network"]
 
 def bn_lasso(name, scaling=None, **options):
     model, batch = network(name, scaling)
-    return BnLasso(Structure(model, batch[:2]), **{"strength": 0.1, "proximal": False} | options), model, batch
+    return BnLasso(Structure(model, batch[:2]), **{"strength": 0.1} | options), model, batch
 
 
 def put(scale, values):

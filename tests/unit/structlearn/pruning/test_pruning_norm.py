@@ -16,7 +16,7 @@ INCOMING = ("l2", "l1", "group_lasso", "sparse_group_lasso")
 
 def norm(name, **options):
     model, batch = network(name)
-    return Norm(Structure(model, batch[:2]), **{"strength": 0.1, "proximal": False} | options), model, batch
+    return Norm(Structure(model, batch[:2]), **{"strength": 0.1} | options), model, batch
 
 
 def scaled_to(tensor, rows, size):
@@ -121,7 +121,7 @@ def test_a_network_of_which_nothing_is_trained_is_refused(penalty):
     model, batch = network("mlp")
     structure = Structure(model.requires_grad_(False), batch[:2])
     with pytest.raises(ValueError, match="no weight of this network is trained"):
-        Norm(structure, strength=0.1, penalty=penalty, proximal=False)
+        Norm(structure, strength=0.1, penalty=penalty)
 
 
 @pytest.mark.parametrize("penalty", [*INCOMING, "reversed_group_lasso"])

@@ -67,7 +67,7 @@ def test_penalties_and_their_gradients_in_half_precision(kind, penalty):
     exact = exact.double()
     values = []
     for model, example in ((half, batch), (exact, batch.double())):
-        pruner = Norm(Structure(model, example), strength=0.5, penalty=penalty, proximal=False)
+        pruner = Norm(Structure(model, example), strength=0.5, penalty=penalty)
         values.append(pruner.penalty())
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -83,7 +83,7 @@ def test_a_group_with_one_tiny_weight_has_a_finite_gradient_in_half_precision():
         model[0].weight[2] = 0.0
         model[0].weight[2, 0, 1, 1] = 6e-6  # 1 / its norm is above what float16 can hold
     model[0].weight.grad = torch.zeros_like(model[0].weight)
-    Norm(Structure(model, batch), strength=0.5, proximal=False).regularise()
+    Norm(Structure(model, batch), strength=0.5).regularise()
     wanted = torch.zeros(3, 3, dtype=torch.float16)
     wanted[1, 1] = 0.5 * 9**0.5
     torch.testing.assert_close(model[0].weight.grad[2, 0], wanted)

@@ -32,7 +32,7 @@ def build(method, name, **options):
     kind, own = METHODS[method]
     model, batch = network(name, "sqrt_log" if kind is ScaLP else None)
     structure = Structure(model, batch[:2])
-    return kind(structure, **{"strength": 0.01, "proximal": False} | own | options), model, batch
+    return kind(structure, **{"strength": 0.01} | own | options), model, batch
 
 
 class Training:
@@ -109,6 +109,40 @@ def test_proximal_steps_of_several_lengths_are_refused():
     optimizer = torch.optim.SGD([{"params": [first], "lr": 0.2}, {"params": others}], lr=0.1)
     with pytest.raises(ValueError, match=r"these groups make steps of \[0.2, 0.1\]; give the optimiser one group"):
         pruner.after_step(optimizer)
+
+
+def test_proximal_steps_leave_alone_what_the_optimiser_has_not_moved():
+    """A trunk that is not trained, and a branch that took no part."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({name: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)) for name in "abc"})
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x, branch="b"):
+            return self.parts["a"](x) + self.parts[branch](x)
+
+    network, x = Network(), torch.randn(3, 6)
+    structure = Structure(network, x)
+    for method in ("l1", "group_lasso", "sparse_group_lasso"):
+        pruner = Norm(structure, penalty=method, strength=0.1, proximal=True)
+        optimizer = torch.optim.SGD([*model["b"].parameters(), *model["c"].parameters()], lr=0.1)
+        before = copy.deepcopy(network.state_dict())
+        optimizer.zero_grad()
+        network(x).sum().backward()
+        optimizer.step()
+        pruner.after_step(optimizer)
+        moved = {key for key, each in network.state_dict().items() if not torch.equal(each, before[key])}
+        assert {key.split(".")[1] for key in moved} == {"b"}
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])
+def test_proximal_steps_after_an_adaptive_optimisers_are_refused(kind):
+    pruner, model, _ = build("norm-l1", "mlp", proximal=True)
+    with pytest.raises(ValueError, match=f"those of {kind.__name__} have another length for each parameter; use"):
+        pruner.after_step(kind(model.parameters()))
 
 
 class NoWaiting(TorchDispatchMode):

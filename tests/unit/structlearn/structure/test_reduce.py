@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from structlearn.scala import adopt
 from structlearn.structure import Plan, Structure
+
+if TYPE_CHECKING:
+    from structlearn.structure.tracker import Role
 
 
 def mlp() -> tuple[nn.Module, Tensor]:
@@ -52,6 +57,22 @@ def test_sums_and_counts_in_any_precision(kind: torch.dtype) -> None:
     assert structure.count("in")["0"].tolist() == [1200.0] * 4
     sums.sum().backward()
     torch.testing.assert_close(weight.grad, 2 * weight.detach())
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("role", ["in", "out", "along"])
+def test_norms_are_roots_of_the_sums_of_squares(kind: torch.dtype, role: Role) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 600, 3), nn.BatchNorm2d(600), nn.Conv2d(600, 70, 3, groups=2), nn.ReLU(),
+        nn.ConvTranspose2d(70, 9, 3), nn.Flatten(), nn.Linear(9 * 64, 500), nn.ReLU(), nn.Linear(500, 300),
+    ).to(kind)  # fmt: skip
+    structure = Structure(model, torch.zeros(2, 3, 10, 10, dtype=kind))
+    sums = structure.reduce(role, lambda _, tensor: tensor.detach().square())
+    norms = structure.norms(role)
+    assert norms.keys() == structure.sets.keys()
+    for name, each in sums.items():
+        torch.testing.assert_close(norms[name], each.sqrt(), rtol=1e-5, atol=0)
 
 
 def test_sums_over_places_of_several_types() -> None:
