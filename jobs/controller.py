@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from hpc.config.folder import CHECKPOINTS, ended, read_status, resumable
+from hpc.config.folder import CHECKPOINTS, LOGS, ended, read_status, resumable
 from hpc.signals import StopRequest, end_with_parent
 from jobs.attempts import Attempt, history, hopeless, note
 
@@ -16,6 +16,8 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 STOPPED: Final = 75
+OUTPUT: Final = "output.log"
+"""In a run's logs/: what its ranks print, of all its starts."""
 PAUSE_S: Final = 5.0
 """Before a run that has failed starts again: what it met with may be over."""
 
@@ -69,14 +71,19 @@ class Controller:
 
     def _attempt(self, run_dir: Path, stop: StopRequest) -> Attempt:
         began = time.time()
-        code = self._start(self._command(run_dir), stop)
+        code = self._start(self._command(run_dir), run_dir / LOGS / OUTPUT, stop)
         how, reason = outcome(run_dir, began, code, asked=stop.requested)
         return Attempt(self._job, began, time.time(), code, how, reason, newest(run_dir))
 
-    def _start(self, line: Sequence[str], stop: StopRequest) -> int:
+    def _start(self, line: Sequence[str], output: Path, stop: StopRequest) -> int:
         """The exit code of a command, of which a signal to this process asks the ranks to stop."""
         here = os.getpid()
-        child = subprocess.Popen(line, env=self._env, preexec_fn=lambda: end_with_parent(here))  # noqa: PLW1509
+        output.parent.mkdir(exist_ok=True)
+        with output.open("ab") as file:
+            child = subprocess.Popen(
+                line, env=self._env, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                preexec_fn=lambda: end_with_parent(here),  # noqa: PLW1509
+            )  # fmt: skip
         told = False
         while True:
             try:

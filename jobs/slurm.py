@@ -9,14 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hpc.config.folder import LOGS
 from hpc.errors import RunError
 from jobs.controller import STOPPED, Controller
 from jobs.resources import Resources
 from jobs.states import Scheduled
 
-OUTPUT: Final = "output.log"
-"""In a run's logs/: what its ranks print, of all its starts."""
 _WAITING: Final = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
@@ -52,8 +49,7 @@ class SlurmJob:
         needs = self.resources
         step = [
             "srun", f"--ntasks={needs.ranks}", f"--nodes={needs.nodes}", f"--cpus-per-task={needs.cpus_per_rank}",
-            f"--mpi={self.mpi}", "--kill-on-bad-exit=1", "--unbuffered", "--open-mode=append",
-            f"--output={run_dir / LOGS / OUTPUT}",
+            f"--mpi={self.mpi}", "--kill-on-bad-exit=1", "--unbuffered",
         ]  # fmt: skip
         if needs.gpus_per_rank:
             step += [f"--gpus-per-task={needs.gpus_per_rank}", f"--gpu-bind=single:{needs.gpus_per_rank}"]
