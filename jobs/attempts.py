@@ -2,11 +2,16 @@
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 ATTEMPTS: Final = "attempts.jsonl"
+RETRIED: Final = "retried"
+"""How a line ends that is no start: somebody wants to see it tried again, and failures are counted anew."""
+CANCELLED: Final = "cancelled"
+"""The same: somebody has ended its job, which is not to go back into the queue."""
 SAME: Final = 3
 """A run that has failed so often in the same way, without coming any further, is left failed."""
 
@@ -20,7 +25,7 @@ class Attempt:
         began: seconds since 1970.
         ended: the same.
         code: the exit code.
-        how: "done", "stopped" (it was asked to, and can go on) or "failed".
+        how: "done", "stopped" (it was asked to, and can go on) or "failed"; or RETRIED, CANCELLED.
         reason: the first line of what went wrong; empty where nothing did.
         place: the newest checkpoint that was left behind; empty: none.
     """
@@ -60,6 +65,18 @@ def history(run_dir: Path) -> list[Attempt]:
         except (ValueError, TypeError, AttributeError):
             continue
     return found
+
+
+def mark(run_dir: Path, how: str) -> None:
+    """Add a line that is no start: RETRIED or CANCELLED."""
+    now = time.time()
+    note(run_dir, Attempt("", now, now, 0, how))
+
+
+def cancelled(past: list[Attempt]) -> bool:
+    """Has somebody ended its job, and not asked for another since?"""
+    marks = [each.how for each in past if each.how in {RETRIED, CANCELLED}]
+    return marks[-1:] == [CANCELLED]
 
 
 def hopeless(past: list[Attempt]) -> bool:

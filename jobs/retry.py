@@ -10,15 +10,12 @@ from typing import cast
 from hpc.config.folder import LOGS, read_status
 from hpc.errors import ConfigError
 from hpc.output import say
-from jobs.attempts import Attempt, note
+from jobs.attempts import CANCELLED, RETRIED, mark
 from jobs.clusters import CLUSTERS, Name, states_of
 from jobs.controller import OUTPUT
 from jobs.states import State, newest_jobs
 from jobs.submit import MISSING, hand_over
 from jobs.sweepfolder import SweepFolder
-
-RETRIED = "retried"
-"""In a run's history: from here on failures are counted anew."""
 
 
 def retry(path: Path, cluster: Name | None, *, failed: bool) -> int:
@@ -41,8 +38,7 @@ def retry(path: Path, cluster: Name | None, *, failed: bool) -> int:
             return 0
         known = folder.runs()
         for state in chosen:
-            now = time.time()
-            note(folder.run_dir(state.id), Attempt("", now, now, 0, RETRIED))
+            mark(folder.run_dir(state.id), RETRIED)
         last = folder.submissions()[-1].cluster
         where = cluster or cast("Name", last)
         jobs = hand_over(folder, [(state.id, known[state.id].resources) for state in chosen], where)
@@ -65,6 +61,7 @@ def cancel(path: Path, runs: Sequence[str]) -> int:
     for state in wanted:
         if state.kind in {"pending", "running"} and state.id in jobs:
             cluster, job = jobs[state.id]
+            mark(folder.run_dir(state.id), CANCELLED)
             ending.setdefault(cluster, []).append(job)
     for cluster, names in ending.items():
         CLUSTERS[cast("Name", cluster)].cancel(list(dict.fromkeys(names)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hpc.errors import RunError
+from jobs.attempts import cancelled, history
 from jobs.controller import STOPPED, Controller
 from jobs.resources import Resources
 from jobs.states import Scheduled
@@ -39,8 +40,10 @@ class SlurmJob:
 
     def __call__(self) -> None:
         """Exits with the job's code."""
-        code = Controller(self.run_dirs, self.command, job_name(os.environ), self.environment(os.environ))()
-        if code == STOPPED:
+        name = job_name(os.environ)
+        pass_over_steps(self.run_dirs, name, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+        code = Controller(self.run_dirs, self.command, name, self.environment(os.environ))()
+        if code == STOPPED and not any(cancelled(history(run_dir)) for run_dir in self.run_dirs):
             requeue(os.environ["SLURM_JOB_ID"])
         sys.exit(code)
 
@@ -65,6 +68,17 @@ def job_name(environ: Mapping[str, str]) -> str:
     """The scheduler's name of the job that this process is in: 12, or 12_3 in an array."""
     array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array and index else environ.get("SLURM_JOB_ID", "")
+
+
+def pass_over_steps(run_dirs: Sequence[Path], job: str, restarts: int) -> None:
+    """Use up the numbers of the steps that the job had before it was put back into the queue.
+
+    MPICH names its shared memory by the numbers of job and step, and SLURM begins to count again at 0: where the ranks
+    of a step were killed, those of the next one with its number would find the old memory, and abort or hang.
+    """
+    known = sum(attempt.job == job for run_dir in run_dirs for attempt in history(run_dir))
+    for _ in range(known + restarts if restarts else 0):
+        subprocess.run(("srun", "--nodes=1", "--ntasks=1", "true"), check=False, timeout=_TIMEOUT_S)  # noqa: S607
 
 
 def requeue(job: str) -> None:

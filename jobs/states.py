@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from hpc.config.folder import read_status
-from jobs.attempts import Attempt, history
+from jobs.attempts import CANCELLED, RETRIED, Attempt, history
 from jobs.sweepfolder import Planned, Submission, SweepFolder
 
 Kind = Literal["new", "pending", "running", "stopped", "lost", "failed", "done"]
@@ -109,6 +109,8 @@ def state_of(
     """
     kind = _kind(job, status, has, known=known, now=now)
     trains = kind == "running"
+    made = [each for each in past if each.how not in {RETRIED, CANCELLED}]
+    under_way = status.get("started", 0) > max((each.ended for each in made), default=0)  # its job has not noted it yet
     error = str(status.get("error", "")).partition("\n")[0] if kind in {"failed", "lost", "stopped"} else ""
     return State(
         id=run.id,
@@ -121,8 +123,8 @@ def state_of(
         seconds_left=status.get("seconds_left") if trains else None,
         accuracy=status.get("test_accuracy") if kind == "done" else None,
         error=error,
-        starts=len(past) + trains,
-        stops=sum(each.how == "stopped" for each in past),
+        starts=len(made) + under_way,
+        stops=sum(each.how == "stopped" for each in made),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from hpc.config.folder import freeze
 from hpc.output import say
 from jobs import sweep
+from jobs.attempts import RETRIED, cancelled, history, mark
 from jobs.clusters import CLUSTERS, Name, states_of
 from jobs.resources import Resources
 from jobs.states import KINDS, State
@@ -41,6 +42,8 @@ def submit(path: Path, overrides: Sequence[str], cluster: Name, *, dry_run: bool
         missing, states = _missing(folder, expanded.runs)
         for run in missing:
             freeze(run.config)
+            if cancelled(history(folder.run_dir(run.id))):
+                mark(folder.run_dir(run.id), RETRIED)
         jobs = hand_over(folder, [(run.id, run.resources) for run in missing], cluster)
     _tell(_about(folder, expanded, missing, states) | {"jobs": jobs, "cluster": cluster}, as_json=as_json)
     return 0

@@ -58,6 +58,7 @@ def test_what_is_told_of_a_run() -> None:
     run = Planned("a", "lr=1", Resources())
     status = {
         "state": "running", "epoch": 3, "epochs": 9, "samples_per_second": 35.1, "seconds_left": 170.0, "error": "no",
+        "started": 5.0,
     } | FRESH  # fmt: skip
     past = [Attempt("7", 0, 1, 75, "stopped"), Attempt("7", 1, 2, 1, "failed", "why")]
     state = state_of(run, "7", status, past, "running", known=True, now=NOW)
