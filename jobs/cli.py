@@ -10,6 +10,7 @@ from hpc.config.launcher import promise
 from hpc.config.root import Progress
 from hpc.errors import ConfigError, RunError
 from hpc.output import lead_nowhere, say
+from jobs.clusters import Name
 from jobs.export import Format
 from jobs.export import export as write_export
 
@@ -61,6 +62,72 @@ def train(
         print_schema=print_schema,
     )
     raise typer.Exit(code)
+
+
+@app.command(context_settings=_OVERRIDES)
+def submit(
+    context: typer.Context,
+    sweep: Annotated[Path, typer.Argument(help="The sweep's YAML file: a configuration, and what varies.")],
+    cluster: Annotated[Name, typer.Option(help="Who makes the runs.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Submit the runs of a sweep that are missing. Any key of the file can be given as --KEY.SUBKEY VALUE.
+
+    Submitting the same sweep again adds what it lacks; a run that is done is never made twice.
+    """
+    from jobs.submit import submit as hand_over
+
+    raise typer.Exit(hand_over(sweep, list(context.args), cluster, dry_run=dry_run, as_json=as_json))
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    everything: Annotated[bool, typer.Option("--all", help="Show every run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say how the runs of a sweep are doing."""
+    from jobs.status import status as show
+
+    raise typer.Exit(show(folder, everything=everything, as_json=as_json))
+
+
+@app.command()
+def retry(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Those that failed; else those that are stopped or lost.")
+    ] = False,
+    cluster: Annotated[Name | None, typer.Option(help="Who makes the runs; left out: who did before.")] = None,
+) -> None:
+    """Start again what failed, or go on with what stopped."""
+    from jobs.retry import retry as start
+
+    raise typer.Exit(start(folder, cluster, failed=failed))
+
+
+@app.command()
+def cancel(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    runs: Annotated[list[str] | None, typer.Argument(help="Ids of runs, or how they begin; left out: all.")] = None,
+) -> None:
+    """End the jobs of a sweep. What trains stops at a checkpoint; retry goes on from there."""
+    from jobs.retry import cancel as end
+
+    raise typer.Exit(end(folder, runs or []))
+
+
+@app.command()
+def logs(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    run: Annotated[str, typer.Argument(help="The id of a run, or how it begins.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run ends.")] = False,
+) -> None:
+    """Print what a run of a sweep has printed."""
+    from jobs.retry import logs as show
+
+    raise typer.Exit(show(folder, run, follow=follow))
 
 
 @app.command()

@@ -19,12 +19,12 @@ from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, NoExc
 from hpc.errors import ConfigError
 
 
-def check(config: Config, local_ranks: int, world_size: int) -> None:
+def check(config: Config, local_ranks: int | None, world_size: int) -> None:
     """Raise one ConfigError that lists every problem of a configuration on this machine.
 
     Args:
         config: the configuration.
-        local_ranks: how many ranks will share this machine's devices.
+        local_ranks: how many ranks will share this machine's devices; None: it runs elsewhere, on others.
         world_size: how many ranks will train, on all machines.
     """
     problems = [
@@ -101,9 +101,9 @@ def _fit(config: Config) -> Iterator[str]:
         yield f"model.name: {model.name} needs images, but data.name is tabular; use mlp"
 
 
-def _devices(config: Config, local_ranks: int) -> Iterator[str]:
+def _devices(config: Config, local_ranks: int | None) -> Iterator[str]:
     """Is there a device for every rank?"""
-    if config.compute.device == "cpu":
+    if config.compute.device == "cpu" or local_ranks is None:
         return
     found = cuda_devices()
     if config.compute.device == "cuda" and found == 0:

@@ -12,14 +12,14 @@ from hpc.config import yamls
 from hpc.config.root import Config
 
 
-def explain(error: ValidationError) -> list[str]:
-    """One line for each problem, in the order of the keys.
+def explain(error: ValidationError, root: Any = Config) -> list[str]:
+    """One line for each problem, in the order of the keys of `root`.
 
     Where a key takes one of several types, pydantic complains for each: the one that got furthest is told.
     """
     told: dict[str, str] = {}
     for problem in error.errors(include_url=False):
-        key, owner, leaf = _resolve(problem["loc"])
+        key, owner, leaf = _resolve(problem["loc"], root)
         if any(other.startswith(f"{key}.") for other in told):
             continue
         for shorter in [other for other in told if key.startswith(f"{other}.")]:
@@ -87,20 +87,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _resolve(loc: tuple[Any, ...]) -> tuple[str, Any, str]:
+def _resolve(loc: tuple[Any, ...], root: Any) -> tuple[str, Any, str]:
     """Pydantic's location as (dotted key, type that owns or is the last part, last part).
 
     Pydantic puts the tags and types of unions between the keys; a reader's file has neither.
     """
-    here: Any = Config
-    owner: Any = Config
+    here: Any = root
+    owner: Any = root
     key: list[str] = []
     for part in loc:
         tagged = dict(_tags(here))
         if part in tagged:
             here = owner = tagged[part]
             continue
-        if str(part).partition("[")[0] in _labels(here):
+        if str(part).partition("[")[0].removeprefix("constrained-") in _labels(here):
             continue
         key.append(str(part))
         sections = [kind for kind in _dataclasses(here) if hasattr(kind, "__dataclass_fields__")]

@@ -39,7 +39,7 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got {type(values).__name__}, but a configuration is a mapping of keys to values")
     for key, value in parse_overrides(overrides):
-        _put(values, key, value)
+        put(values, key, value)
     return validate(values)
 
 
@@ -70,7 +70,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+def put(values: dict[str, Any], dotted: str, value: Any) -> None:
     """Set a dotted key. A section given by another name starts anew: its old keys belong to the old choice."""
     *path, last = dotted.split(".")
     node = values

@@ -1,0 +1,89 @@
+"""The history of a run's starts, in its folder: when, in which job, and how each ended."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+ATTEMPTS: Final = "attempts.jsonl"
+RETRIED: Final = "retried"
+"""How a line ends that is no start: somebody wants to see it tried again, and failures are counted anew."""
+CANCELLED: Final = "cancelled"
+"""The same: somebody has ended its job, which is not to go back into the queue."""
+SAME: Final = 3
+"""A run that has failed so often in the same way, without coming any further, is left failed."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run.
+
+    Attributes:
+        job: the scheduler's name of the job.
+        began: seconds since 1970.
+        ended: the same.
+        code: the exit code.
+        how: "done", "stopped" (it was asked to, and can go on) or "failed"; or RETRIED, CANCELLED.
+        reason: the first line of what went wrong; empty where nothing did.
+        place: the newest checkpoint that was left behind; empty: none.
+    """
+
+    job: str
+    began: float
+    ended: float
+    code: int
+    how: str
+    reason: str = ""
+    place: str = ""
+
+
+def note(run_dir: Path, attempt: Attempt) -> None:
+    """Add a start to the history; on the disk when this returns."""
+    line = json.dumps(asdict(attempt)) + "\n"
+    descriptor = os.open(run_dir / ATTEMPTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def history(run_dir: Path) -> list[Attempt]:
+    """All starts that have ended, the oldest first. A line that was broken off by a crash is passed over."""
+    try:
+        lines = (run_dir / ATTEMPTS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    names = {field.name for field in fields(Attempt)}
+    found = []
+    for line in lines:
+        try:
+            values: dict[str, Any] = json.loads(line)
+            found.append(Attempt(**{key: value for key, value in values.items() if key in names}))
+        except (ValueError, TypeError, AttributeError):
+            continue
+    return found
+
+
+def mark(run_dir: Path, how: str) -> None:
+    """Add a line that is no start: RETRIED or CANCELLED."""
+    now = time.time()
+    note(run_dir, Attempt("", now, now, 0, how))
+
+
+def cancelled(past: list[Attempt]) -> bool:
+    """Has somebody ended its job, and not asked for another since?"""
+    marks = [each.how for each in past if each.how in {RETRIED, CANCELLED}]
+    return marks[-1:] == [CANCELLED]
+
+
+def hopeless(past: list[Attempt]) -> bool:
+    """Have the last starts failed in the same way, at the same place?"""
+    last = past[-SAME:]
+    return (
+        len(last) == SAME
+        and all(each.how == "failed" for each in last)
+        and len({(each.reason, each.place) for each in last}) == 1
+    )

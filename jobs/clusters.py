@@ -1,0 +1,124 @@
+"""Who makes the jobs of a sweep: SLURM, or this process."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from hpc.errors import RunError
+from jobs import slurm
+from jobs.controller import STOPPED, Controller
+from jobs.resources import Resources
+from jobs.states import Scheduled, State, look, newest_jobs
+from jobs.sweepfolder import SweepFolder
+
+Name = Literal["slurm", "debug"]
+
+
+class Cluster(Protocol):
+    """Takes jobs, and says what has become of them."""
+
+    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+        """Take jobs, each with the folders of its runs; their names, in their order. Raises RunError."""
+
+    def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
+        """What would be handed over for `count` jobs."""
+
+    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
+        """Which of these jobs wait or run; None where nobody can say."""
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """End jobs; what runs stops at a checkpoint. Raises RunError."""
+
+
+class Slurm:
+    """The scheduler of a cluster."""
+
+    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+        """One array, or as many as SLURM's largest array asks for."""
+        return slurm.submit(jobs, resources, resources.mpi or plugin(), logs, name)
+
+    def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
+        """The text that sbatch would be given."""
+        return slurm.preview(resources, logs, name, count)
+
+    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
+        """By squeue."""
+        return slurm.scheduled(names) if names else {}
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """By scancel."""
+        slurm.cancel(names)
+
+
+class Debug:
+    """This process, job by job, while the command waits."""
+
+    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+        """Make all runs; a signal stops the one that trains, and leaves the others for later."""
+        names = []
+        for number, run_dirs in enumerate(jobs):
+            names.append(f"debug-{number}")
+            if Controller(run_dirs, lambda run_dir: self._command(run_dir, resources.ranks), names[-1])() == STOPPED:
+                break
+        return [*names, *[f"debug-{number}" for number in range(len(names), len(jobs))]]
+
+    def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
+        """The command of each run."""
+        return " ".join(self._command(Path("RUN"), resources.ranks)) + "\n"
+
+    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
+        """Nothing waits: a job that runs has a fresh sign of life."""
+        return {}
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """Only whoever started it can."""
+        raise RunError("--cluster debug makes runs in the command that was started: end that, with Ctrl-C")
+
+    @staticmethod
+    def _command(run_dir: Path, ranks: int) -> list[str]:
+        several = ["--ranks", str(ranks)] if ranks > 1 else []
+        config = str(run_dir / "config.yaml")
+        return [
+            sys.executable,
+            "-m",
+            "jobs",
+            "train",
+            config,
+            "--run_dir",
+            str(run_dir),
+            "--progress",
+            "plain",
+            *several,
+        ]
+
+
+CLUSTERS: Final[dict[Name, Cluster]] = {"slurm": Slurm(), "debug": Debug()}
+
+
+def plugin() -> str:
+    """What srun's --mpi is for the MPI library that mpi4py loads here. Asked in a process of its own."""
+    program = "from mpi4py import rc; rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        raise RunError(
+            "resources.mpi: mpi4py does not load here, so it is not known which plugin of srun suits its MPI library; "
+            "set resources.mpi, for example to pmi2 (MPICH) or pmix (Open MPI)"
+        )
+    return "pmix" if "Open MPI" in done.stdout else "pmi2"
+
+
+def states_of(folder: SweepFolder) -> list[State]:
+    """The state of every run of a sweep, as its folder and the clusters that have its jobs say."""
+    names: dict[str, list[str]] = {}
+    for cluster, job in newest_jobs(folder.submissions()).values():
+        names.setdefault(cluster, []).append(job)
+    answers = [CLUSTERS[cluster].scheduled(list(dict.fromkeys(jobs))) for cluster, jobs in names.items()]  # type: ignore[index]
+    known: dict[str, Scheduled] = {}
+    for answer in answers:
+        known |= answer or {}
+    return look(folder, None if None in answers else known)

@@ -1,0 +1,215 @@
+"""SLURM: arrays of jobs through submitit, and what the scheduler says of them."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hpc.errors import RunError
+from jobs.attempts import cancelled, history
+from jobs.controller import STOPPED, Controller
+from jobs.resources import Resources
+from jobs.states import Scheduled
+
+_WAITING: Final = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+)
+_LEAKING: Final = ("SUBMITIT_",)
+_TIMEOUT_S: Final = 60.0
+
+
+class SlurmJob:
+    """What one job does: it makes its runs, each in a step of its own, and goes back into the queue if told to stop.
+
+    Pickled by submitit, and called once, in the batch script: what the script survives (a rank that is killed, a step
+    that runs out of memory) the job survives, and starts the run again. Ranks under submitit's own srun would take it
+    with them.
+
+    Args:
+        run_dirs: of its runs.
+        resources: what a run needs.
+        mpi: srun's --mpi.
+    """
+
+    def __init__(self, run_dirs: Sequence[Path], resources: Resources, mpi: str) -> None:
+        self.run_dirs, self.resources, self.mpi = list(run_dirs), resources, mpi
+
+    def __call__(self) -> None:
+        """Exits with the job's code."""
+        name = job_name(os.environ)
+        pass_over_steps(self.run_dirs, name, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+        code = Controller(self.run_dirs, self.command, name, self.environment(os.environ))()
+        if code == STOPPED and not any(cancelled(history(run_dir)) for run_dir in self.run_dirs):
+            requeue(os.environ["SLURM_JOB_ID"])
+        sys.exit(code)
+
+    def command(self, run_dir: Path) -> list[str]:
+        """How srun starts a run's ranks."""
+        needs = self.resources
+        step = [
+            "srun", f"--ntasks={needs.ranks}", f"--nodes={needs.nodes}", f"--cpus-per-task={needs.cpus_per_rank}",
+            f"--mpi={self.mpi}", "--kill-on-bad-exit=1", "--unbuffered",
+        ]  # fmt: skip
+        if needs.gpus_per_rank:
+            step += [f"--gpus-per-task={needs.gpus_per_rank}", f"--gpu-bind=single:{needs.gpus_per_rank}"]
+        return [*step, sys.executable, "-m", "hpc.rank", str(run_dir), "--progress", "plain"]
+
+    def environment(self, outer: Mapping[str, str]) -> dict[str, str]:
+        """Of the ranks."""
+        kept = {key: value for key, value in outer.items() if not key.startswith(_LEAKING)}
+        return kept | {"OMP_NUM_THREADS": str(self.resources.cpus_per_rank)}
+
+
+def job_name(environ: Mapping[str, str]) -> str:
+    """The scheduler's name of the job that this process is in: 12, or 12_3 in an array."""
+    array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else environ.get("SLURM_JOB_ID", "")
+
+
+def pass_over_steps(run_dirs: Sequence[Path], job: str, restarts: int) -> None:
+    """Use up the numbers of the steps that the job had before it was put back into the queue.
+
+    MPICH names its shared memory by the numbers of job and step, and SLURM begins to count again at 0: where the ranks
+    of a step were killed, those of the next one with its number would find the old memory, and abort or hang.
+    """
+    known = sum(attempt.job == job for run_dir in run_dirs for attempt in history(run_dir))
+    for _ in range(known + restarts if restarts else 0):
+        subprocess.run(("srun", "--nodes=1", "--ntasks=1", "true"), check=False, timeout=_TIMEOUT_S)  # noqa: S607
+
+
+def requeue(job: str) -> None:
+    """Put a running job back into the queue, which ends it here.
+
+    Raises:
+        RunError: the site does not allow it.
+    """
+    try:
+        ask("scontrol", "requeue", job)
+    except RunError as error:
+        raise RunError(f"{error}; run structlearn retry on the sweep's folder to go on") from None
+
+
+def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs: Path, name: str) -> list[str]:
+    """Hand jobs over to SLURM; their names, in their order. Returns when SLURM has them.
+
+    Args:
+        jobs: for each job the folders of its runs.
+        resources: what every run needs.
+        mpi: srun's --mpi.
+        logs: where submitit writes.
+        name: of the jobs, as squeue shows it.
+
+    Raises:
+        RunError: there is no SLURM here, or it refuses.
+    """
+    names: list[str] = []
+    limit = array_limit()
+    for start in range(0, len(jobs), limit):
+        part = [SlurmJob(run_dirs, resources, mpi) for run_dirs in jobs[start : start + limit]]
+        with _plainly():
+            names += [job.job_id for job in executor(resources, logs, name).submit_array(part)]
+    return names
+
+
+def preview(resources: Resources, logs: Path, name: str, count: int) -> str:
+    """The batch script of an array of `count` jobs."""
+    made = executor(resources, logs, name, parallel=count)._executor  # noqa: SLF001  submitit has no public door
+    parameters = made.parameters | ({"map_count": count} if count > 1 else {})
+    command = made._submitit_command_str  # noqa: SLF001
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    return str(_make_sbatch_string(command=command, folder=logs, **parameters))
+
+
+def executor(resources: Resources, logs: Path, name: str, parallel: int | None = None) -> Any:
+    """Submitit's, with all that the resources ask for."""
+    import submitit
+
+    made = submitit.AutoExecutor(folder=logs, cluster="slurm")
+    needs = resources
+    options = {
+        "name": name,
+        "nodes": needs.nodes,
+        "tasks_per_node": needs.ranks // needs.nodes,
+        "cpus_per_task": needs.cpus_per_rank,
+        "timeout_min": needs.timeout_min,
+        "slurm_array_parallelism": parallel or needs.parallel,
+        "slurm_signal_delay_s": needs.signal_s,
+        "slurm_use_srun": False,
+        "slurm_setup": list(needs.setup),
+        "slurm_stderr_to_stdout": True,
+        "slurm_wckey": None,
+        "slurm_additional_parameters": {"requeue": True, **needs.sbatch},
+    }
+    named = {"partition": needs.partition, "account": needs.account, "qos": needs.qos, "constraint": needs.constraint}
+    options |= {f"slurm_{key}": value for key, value in named.items() if value is not None}
+    if needs.mem_gb is not None:
+        options["mem_gb"] = needs.mem_gb
+    if needs.gpus_per_rank:
+        options["slurm_gpus_per_task"] = needs.gpus_per_rank
+    made.update_parameters(**options)
+    return made
+
+
+def scheduled(names: Sequence[str]) -> dict[str, Scheduled] | None:
+    """What SLURM has of these jobs, by name, in one question; None where it does not answer."""
+    try:
+        said = ask("squeue", "--me", "--noheader", "--array", "--format=%i %T")
+    except RunError:
+        return None
+    wanted, found = set(names), dict[str, Scheduled]()
+    for line in said.splitlines():
+        job, _, state = line.partition(" ")
+        if job in wanted:
+            found[job] = "pending" if state.strip() in _WAITING else "running"
+    return found
+
+
+def cancel(names: Sequence[str]) -> None:
+    """End jobs, waiting or running: these stop at a checkpoint."""
+    for start in range(0, len(names), 500):  # a command line has an end
+        ask("scancel", *names[start : start + 500])
+
+
+def array_limit() -> int:
+    """How many jobs an array may have."""
+    for line in ask("scontrol", "show", "config").splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "MaxArraySize" and value.strip().isdigit():
+            return max(1, int(value))
+    return 1000
+
+
+def ask(*command: str) -> str:
+    """What one of SLURM's commands answers.
+
+    Raises:
+        RunError: it is not there, fails, or does not answer within a minute.
+    """
+    if shutil.which(command[0]) is None:
+        raise RunError(
+            f"{command[0]}: not found, so there is no SLURM here; use --cluster local, or log in to the cluster"
+        )
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise RunError(f"{command[0]}: no answer within {_TIMEOUT_S:.0f} s; is slurmctld running? try again") from None
+    if done.returncode:
+        raise RunError(f"{' '.join(command[:2])}: {done.stderr.strip() or f'failed with code {done.returncode}'}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Submitit's failures as ours."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.startswith("submitit"):
+            text = str(error).strip().splitlines()
+            raise RunError(f"SLURM did not take the jobs: {text[-1] if text else error}") from error
+        raise

@@ -1,0 +1,142 @@
+"""How the runs of a sweep are doing: from their folders, refined by the scheduler where one answers."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from hpc.config.folder import read_status
+from jobs.attempts import CANCELLED, RETRIED, Attempt, history
+from jobs.sweepfolder import Planned, Submission, SweepFolder
+
+Kind = Literal["new", "pending", "running", "stopped", "lost", "failed", "done"]
+KINDS: Final[tuple[Kind, ...]] = ("new", "pending", "running", "stopped", "lost", "failed", "done")
+SILENT_S: Final = 120.0
+"""A run that has given no sign of life for so long does not run any more, where no scheduler says otherwise."""
+_READERS: Final = 16
+"""Files are read by so many threads: on a network file system each waits for a server."""
+
+Scheduled = Literal["pending", "running"]
+"""What a scheduler says of a job that it has; it does not name those that are over."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How one run is doing.
+
+    Attributes:
+        id: of the run.
+        label: what varies.
+        kind: "new": never submitted, or its jobs are gone before it began. "pending": a job waits for it. "running".
+            "stopped": it was told to stop; a job that waits goes on with it, or `structlearn retry`. "lost": it was
+            running, and nothing runs it any more. "failed". "done".
+        job: the scheduler's name of its newest job; empty: none.
+        epoch: epochs made.
+        epochs: epochs planned; 0: not known yet.
+        samples_per_second: lately; None where it does not train.
+        seconds_left: by the pace so far; None where it does not train.
+        accuracy: on the test set, where it is done.
+        error: the first line of what went wrong.
+        starts: how often it has been started.
+        stops: how often it was preempted or came to the end of its time, and could go on.
+    """
+
+    id: str
+    label: str
+    kind: Kind
+    job: str = ""
+    epoch: int = 0
+    epochs: int = 0
+    samples_per_second: float | None = None
+    seconds_left: float | None = None
+    accuracy: float | None = None
+    error: str = ""
+    starts: int = 0
+    stops: int = 0
+
+
+def newest_jobs(submissions: list[Submission]) -> dict[str, tuple[str, str]]:
+    """For each run that was submitted: (cluster, the scheduler's name of its newest job)."""
+    found = {}
+    for submission in submissions:
+        for job, runs in submission.jobs.items():
+            for run in runs:
+                found[run] = submission.cluster, job
+    return found
+
+
+def look(folder: SweepFolder, scheduled: Mapping[str, Scheduled] | None, now: float | None = None) -> list[State]:
+    """The state of every run of a sweep, in their order.
+
+    Args:
+        folder: of the sweep.
+        scheduled: what the scheduler says, by job; None: it was not asked, or does not answer.
+        now: seconds since 1970.
+    """
+    runs, jobs = folder.runs(), newest_jobs(folder.submissions())
+    at = time.time() if now is None else now
+
+    def one(run: Planned) -> State:
+        run_dir, (_, job) = folder.run_dir(run.id), jobs.get(run.id, ("", ""))
+        has = scheduled.get(job) if scheduled is not None else None
+        return state_of(run, job, read_status(run_dir), history(run_dir), has, known=scheduled is not None, now=at)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(one, runs.values(), chunksize=64))
+
+
+def state_of(
+    run: Planned,
+    job: str,
+    status: Mapping[str, Any],
+    past: list[Attempt],
+    has: Scheduled | None,
+    *,
+    known: bool,
+    now: float,
+) -> State:
+    """The state of one run.
+
+    Args:
+        run: which.
+        job: its newest job.
+        status: what its folder's status says.
+        past: its starts that have ended.
+        has: what the scheduler says of its job.
+        known: has the scheduler answered?
+        now: seconds since 1970.
+    """
+    kind = _kind(job, status, has, known=known, now=now)
+    trains = kind == "running"
+    made = [each for each in past if each.how not in {RETRIED, CANCELLED}]
+    under_way = status.get("started", 0) > max((each.ended for each in made), default=0)  # its job has not noted it yet
+    error = str(status.get("error", "")).partition("\n")[0] if kind in {"failed", "lost", "stopped"} else ""
+    return State(
+        id=run.id,
+        label=run.label,
+        kind=kind,
+        job=job,
+        epoch=int(status.get("epoch", 0)),
+        epochs=int(status.get("epochs", 0)),
+        samples_per_second=status.get("samples_per_second") if trains else None,
+        seconds_left=status.get("seconds_left") if trains else None,
+        accuracy=status.get("test_accuracy") if kind == "done" else None,
+        error=error,
+        starts=len(made) + under_way,
+        stops=sum(each.how == "stopped" for each in made),
+    )
+
+
+def _kind(job: str, status: Mapping[str, Any], has: Scheduled | None, *, known: bool, now: float) -> Kind:
+    said = status.get("state")
+    if said != "done" and has == "pending":
+        return "pending"
+    if said in {"done", "failed"}:  # failed: also while its job makes other runs
+        return said  # type: ignore[no-any-return]
+    if said == "running":
+        alive = has == "running" or now - status.get("heartbeat", 0) < SILENT_S  # it may be run by hand
+        return "running" if alive else "lost"
+    if has == "running" or (job and not known and said is None):
+        return "pending"  # its job starts it, or makes others first
+    return "stopped" if said == "stopped" else "new"

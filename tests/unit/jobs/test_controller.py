@@ -1,0 +1,174 @@
+"""What a job does with its runs: start them again, leave the hopeless, stop when it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hpc.config.folder import read_status
+from jobs import controller as module
+from jobs.attempts import ATTEMPTS, Attempt, history, hopeless, note
+from jobs.controller import Controller
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Ranks that end as their run's folder says, line by line: one line for each start.
+RANKS = """
+import json, os, pathlib, signal, sys, time
+here = pathlib.Path(sys.argv[1])
+lines = (here / "script").read_text().splitlines()
+word, *rest = (lines[0] if lines else "done").split()
+(here / "script").write_text("\\n".join(lines[1:]))
+started = here / "started"
+started.write_text(str(int(started.read_text() or 0) + 1 if started.exists() else 1))
+def say(**status):
+    (here / "status.json").write_text(json.dumps({"heartbeat": time.time(), **status}))
+def checkpoint(name):
+    folder = here / "checkpoints" / name
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+if word == "done":
+    say(state="done")
+elif word == "fail":
+    say(state="failed", error=" ".join(rest), exit_code=1)
+    sys.exit(1)
+elif word == "usage":
+    say(state="failed", error="a bad key", exit_code=2)
+    sys.exit(2)
+elif word == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif word == "further":
+    checkpoint(rest[0])
+    say(state="stopped", error="a rank is gone", exit_code=75)
+    sys.exit(75)
+elif word == "until":
+    asked = []
+    signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
+    say(state="running")
+    while not asked:
+        time.sleep(0.01)
+    checkpoint("step-000000007-epoch-00001")
+    say(state="stopped", ended_by="signal")
+    sys.exit(75)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    def make(*script: str, name: str = "run") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "script").write_text("\n".join(script))
+        return folder
+
+    return make
+
+
+def command(run_dir: Path) -> list[str]:
+    return [sys.executable, "-c", RANKS, str(run_dir)]
+
+
+def made(*folders: Path) -> int:
+    return Controller(folders, command, "12_3")()
+
+
+def starts(folder: Path) -> int:
+    return int((folder / "started").read_text()) if (folder / "started").exists() else 0
+
+
+def test_a_run_that_is_done_is_not_started_again(run_of) -> None:
+    folder = run_of("done")
+    assert made(folder) == 0
+    assert made(folder) == 0
+    assert starts(folder) == 1
+    (only,) = history(folder)
+    assert (only.job, only.code, only.how, only.reason) == ("12_3", 0, "done", "")
+    assert only.began <= only.ended <= time.time()
+
+
+def test_what_may_have_been_chance_is_started_again(run_of) -> None:
+    folder = run_of("fail the disk is full", "killed", "done")
+    assert made(folder) == 0
+    assert [each.how for each in history(folder)] == ["failed", "failed", "done"]
+
+
+@pytest.mark.parametrize(("word", "reason"), [("fail the loss is nan", "the loss is nan"), ("killed", "code 137")])
+def test_three_failures_alike_are_the_end(run_of, word, reason) -> None:
+    folder = run_of(*[word] * 9)
+    assert made(folder) == 1
+    assert starts(folder) == 3
+    assert all(reason in each.reason for each in history(folder))
+    assert reason in read_status(folder)["error"]
+    assert made(folder) == 1  # nor is it started again by another job
+    assert starts(folder) == 3
+
+
+def test_a_run_that_gets_further_each_time_may_fail_often(run_of) -> None:
+    places = [f"step-{step:09d}-epoch-00001" for step in range(1, 6)]
+    folder = run_of(*[f"further {place}" for place in places], "done")
+    assert made(folder) == 0
+    assert [each.place for each in history(folder)] == [*places, places[-1]]
+
+
+def test_a_mistake_in_the_configuration_is_not_tried_again(run_of) -> None:
+    folder = run_of("usage", "done")
+    assert made(folder) == 1
+    assert starts(folder) == 1
+
+
+def test_other_runs_are_made_whatever_becomes_of_one(run_of) -> None:
+    bad, good = run_of("usage", name="bad"), run_of("done", name="good")
+    assert made(bad, good) == 1
+    assert read_status(good)["state"] == "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_the_run_and_leaves_the_others_for_later(run_of, number) -> None:
+    first, second = run_of("until", "done", name="first"), run_of("done", name="second")
+
+    def tell() -> None:
+        while read_status(first).get("state") != "running":
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    assert made(first, second) == 75
+    thread.join()
+    assert (starts(first), starts(second)) == (1, 0)
+    assert [(each.how, each.place) for each in history(first)] == [("stopped", "step-000000007-epoch-00001")]
+    assert made(first, second) == 0
+    assert (starts(first), starts(second)) == (2, 1)
+
+
+def test_stops_do_not_count_as_failures(run_of) -> None:
+    folder = run_of("done")
+    for _ in range(5):
+        note(folder, Attempt("1", 0.0, 1.0, 75, "stopped"))
+    assert made(folder) == 0
+
+
+def test_a_history_that_was_broken_off_is_read(run_of) -> None:
+    folder = run_of()
+    one = Attempt("1", 0.0, 1.0, 1, "failed", "why", "step-000000001-epoch-00001")
+    note(folder, one)
+    with (folder / ATTEMPTS).open("a") as file:
+        file.write(json.dumps({"job": "2"})[:-3] + "\n[1]\n")
+    note(folder, one)
+    assert history(folder) == [one, one]
+    assert not hopeless(history(folder))
+    note(folder, one)
+    assert hopeless(history(folder))
