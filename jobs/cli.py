@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,13 +10,15 @@ from hpc.config.launcher import promise
 from hpc.config.root import Progress
 from hpc.errors import ConfigError, RunError
 from hpc.output import lead_nowhere, say
-from jobs.clusters import Name
 from jobs.export import Format
 from jobs.export import export as write_export
 
 # The base of what Typer raises for a wrong command line: click's class, or that of the copy of click which
 # newer versions of Typer bring along. It has no public name that holds for both.
 _UsageError: Any = typer.BadParameter.__bases__[0]
+
+Cluster = Literal["slurm", "debug"]
+"""As :data:`jobs.clusters.Name`, which would bring the whole configuration along."""
 
 app = typer.Typer(
     name="structlearn",
@@ -68,7 +70,7 @@ def train(
 def submit(
     context: typer.Context,
     sweep: Annotated[Path, typer.Argument(help="The sweep's YAML file: a configuration, and what varies.")],
-    cluster: Annotated[Name, typer.Option(help="Who makes the runs.")],
+    cluster: Annotated[Cluster, typer.Option(help="Who makes the runs.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and leave.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -99,7 +101,7 @@ def retry(
     failed: Annotated[
         bool, typer.Option("--failed", help="Those that failed; else those that are stopped or lost.")
     ] = False,
-    cluster: Annotated[Name | None, typer.Option(help="Who makes the runs; left out: who did before.")] = None,
+    cluster: Annotated[Cluster | None, typer.Option(help="Who makes the runs; left out: who did before.")] = None,
 ) -> None:
     """Start again what failed, or go on with what stopped."""
     from jobs.retry import retry as start

@@ -34,7 +34,7 @@ PLANTED = {
     "mpi4py has one door: hpc.comm": [
         ("hpc/engine.py", "from mpi4py import MPI"),
     ],
-    "submitit has no door yet (it will be jobs.submit)": [
+    "submitit is behind jobs.slurm": [
         ("jobs/launch.py", "import submitit"),
     ],
     "jobs runs on a login node: torch and mpi4py only behind hpc.rank and hpc.export": [

@@ -336,3 +336,12 @@ def test_json_is_the_last_line_and_alone_on_standard_output(tmp_path: Path) -> N
     ]  # fmt: skip
     assert (found["run_dir"], found["state"], found["epochs"], found["steps"]) == ("run", "done", 1, 2)
     assert "epoch 1/1" in done.stderr
+
+
+def test_the_clusters_of_the_command_line_are_those_that_there_are() -> None:
+    from typing import get_args
+
+    from jobs.cli import Cluster
+    from jobs.clusters import CLUSTERS
+
+    assert list(get_args(Cluster)) == list(CLUSTERS)
