@@ -199,7 +199,8 @@ def ask(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise RunError(f"{command[0]}: no answer within {_TIMEOUT_S:.0f} s; is slurmctld running? try again") from None
     if done.returncode:
-        raise RunError(f"{' '.join(command[:2])}: {done.stderr.strip() or f'failed with code {done.returncode}'}")
+        said = done.stderr.strip().splitlines() or [f"failed with code {done.returncode}"]
+        raise RunError(f"{command[0]}: {said[-1]}; see that SLURM answers here (sinfo), or use another --cluster")
     return done.stdout
 
 

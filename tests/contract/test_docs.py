@@ -19,6 +19,7 @@ import structlearn
 from hpc.config import yamls
 from hpc.config.read import validate
 from hpc.config.root import Config
+from jobs.sweep import read as read_sweep
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -82,8 +83,13 @@ def configurations() -> list[Any]:
 
 
 @pytest.mark.parametrize("values", configurations())
-def test_configurations_are_valid(values: dict[str, Any]) -> None:
-    validate(values)
+def test_configurations_are_valid(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "sweep" not in values:
+        validate(values)
+        return
+    monkeypatch.setattr("jobs.sweep.check", lambda *_: None)  # its data need not be on this machine
+    (tmp_path / "sweep.yaml").write_text(yamls.dump(values))
+    assert len(read_sweep(tmp_path / "sweep.yaml").runs) > 1
 
 
 def test_the_reference_is_current() -> None:
