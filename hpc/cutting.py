@@ -43,7 +43,7 @@ class Cutting(Pruning):
         self._pruner, self._every, self._example = pruner, every, example
         self._model = pruner.structure.model
         self._units = self._left
-        self._changed = False
+        self._changed = self._told_held = False
         self.phase, self._floor = str(pruner.phase), 0
 
     @property
@@ -159,15 +159,24 @@ class Cutting(Pruning):
         return [f"{first}: it will prune to its end, unless you raise epochs or lower pruning.patience ({patience})"]
 
     def news(self, ended_by: str) -> list[str]:
-        """Which phase has ended."""
+        """Which phase has ended; once, that layers are held at their last unit."""
+        told = self._held_news()
         if ended_by == "epochs" and self.phase == "pruning":
             advice = f"raise epochs or lower pruning.patience ({self._pruner.patience})"
-            return [f"the run ended while it was still pruning: {advice}"]
+            return [*told, f"the run ended while it was still pruning: {advice}"]
         if self.phase == self._pruner.phase:
-            return []
+            return told
         if self.done:
             return [f"fine-tuning has stopped improving: the run ends, with the network of epoch {self.best_epoch}"]
-        return [f"pruning is over, with {self._left:,} of {self._units:,} units: fine-tuning begins"]
+        return [*told, f"pruning is over, with {self._left:,} of {self._units:,} units: fine-tuning begins"]
+
+    def _held_news(self) -> list[str]:
+        if not self._floor or self._told_held:
+            return []
+        self._told_held = True
+        return [
+            f"{self._floor} layer(s) would lose all their units, and keep one; a smaller pruning.strength leaves more"
+        ]
 
     # --- state -----------------------------------------------------------------------------------------
 

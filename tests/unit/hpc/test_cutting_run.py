@@ -270,7 +270,8 @@ def test_it_is_cut_only_every_so_many_epochs(tmp_path, capsys):
 
 
 def test_a_layer_keeps_one_unit_and_the_record_says_so(tmp_path, capsys):
-    _, _, found, _ = train(tmp_path, capsys, pruning={"name": "norm", "threshold": 1e3})
+    _, said, found, _ = train(tmp_path, capsys, pruning={"name": "norm", "threshold": 1e3})
+    assert said.count("2 layer(s) would lose all their units, and keep one") == 1
     assert found["structure/widths"].tolist() == [[1, 1]] * 3
     assert found["structure/floor"].tolist() == [2, 2, 2]
 
