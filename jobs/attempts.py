@@ -1,11 +1,12 @@
 """The history of a run's starts, in its folder: when, in which job, and how each ended."""
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
+
+from hpc.config.folder import append_line
 
 ATTEMPTS: Final = "attempts.jsonl"
 RETRIED: Final = "retried"
@@ -41,13 +42,7 @@ class Attempt:
 
 def note(run_dir: Path, attempt: Attempt) -> None:
     """Add a start to the history; on the disk when this returns."""
-    line = json.dumps(asdict(attempt)) + "\n"
-    descriptor = os.open(run_dir / ATTEMPTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, line.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(run_dir / ATTEMPTS, json.dumps(asdict(attempt)))
 
 
 def history(run_dir: Path) -> list[Attempt]:

@@ -11,10 +11,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hpc.config import yamls
 from hpc.config.check import check
 from hpc.config.explain import explain
-from hpc.config.read import identity, parse_overrides, put, validate
+from hpc.config.read import identity, put, validate, values_in
 from hpc.config.root import Config
 from hpc.config.types import Count, Natural, Text, section
 from hpc.errors import ConfigError
@@ -86,17 +85,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Expanded:
     Raises:
         ConfigError: one message for every problem found, with its key and the runs that have it.
     """
-    try:
-        values = yamls.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
-        raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a sweep's YAML file") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: got {type(values).__name__}, but a sweep is a mapping of keys to values")
-    for key, value in parse_overrides(overrides):
-        put(values, key, value)
-    own = {key: values.pop(key) for key in ("sweep", "resources") if key in values}
+    values = values_in(path, overrides)
+    own: dict[str, Any] = {key: values.pop(key) for key in ("sweep", "resources") if key in values}
     file = _file(own)
     if "run_dir" not in values:
         raise ConfigError("run_dir: missing; give the folder that the sweep's runs are to lie in, such as runs/rates")

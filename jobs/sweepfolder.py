@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hpc.config.folder import write_atomically
+from hpc.config.folder import append_line, write_atomically
 from hpc.errors import ConfigError
 from jobs.resources import Resources
 from jobs.sweep import Run
@@ -130,9 +130,4 @@ class SweepFolder:
 
     def note(self, submission: Submission) -> None:
         """Add a submission; on the disk when this returns."""
-        descriptor = os.open(self.own / SUBMISSIONS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, (json.dumps(asdict(submission)) + "\n").encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_line(self.own / SUBMISSIONS, json.dumps(asdict(submission)))

@@ -48,6 +48,16 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
         sync_folder(path.parent)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, in one piece; on the disk when this returns."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -28,6 +28,11 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one message for every problem found, each with its key.
     """
+    return validate(values_in(path, overrides))
+
+
+def values_in(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a file (None: none), with overrides, not yet validated. Raises ConfigError."""
     values: Any = {}
     if path is not None:
         try:
@@ -40,7 +45,7 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: got {type(values).__name__}, but a configuration is a mapping of keys to values")
     for key, value in parse_overrides(overrides):
         put(values, key, value)
-    return validate(values)
+    return values
 
 
 def validate(values: Mapping[str, Any]) -> Config:

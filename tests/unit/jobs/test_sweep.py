@@ -152,7 +152,7 @@ def test_a_file_that_is_none(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"no\.yaml: cannot be read"):
         read(tmp_path / "no.yaml")
     (tmp_path / "list.yaml").write_text("[1]")
-    with pytest.raises(ConfigError, match="a sweep is a mapping of keys to values"):
+    with pytest.raises(ConfigError, match="is a mapping of keys to values"):
         read(tmp_path / "list.yaml")
     (tmp_path / "none.yaml").write_text("epochs: 1")
     with pytest.raises(ConfigError, match="run_dir: missing; give the folder"):
