@@ -35,8 +35,8 @@ def line(tensor: Tensor, axis: int) -> Tensor:
 def squares(tensor: Tensor, axis: int) -> Tensor:
     """The sums of squares over all axes but one, in that type.
 
-    On a CPU rows are squared and added block by block, in memory that stays in the cache: in two fifths of the time that
-    all squares take, of which there are as many as weights.
+    On a CPU rows are squared and added block by block, in memory that stays in the cache: in two fifths of the time
+    that all squares take, of which there are as many as weights.
     """
     if axis == 0 or tensor.device.type != "cpu" or tensor.numel() <= _BLOCK:
         return line(wide(tensor).square(), axis)
