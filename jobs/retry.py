@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ from hpc.output import say
 from jobs.attempts import CANCELLED, RETRIED, mark
 from jobs.clusters import CLUSTERS, Name, states_of
 from jobs.controller import OUTPUT
-from jobs.states import State, newest_jobs
+from jobs.states import newest_jobs
 from jobs.submit import MISSING, hand_over
 from jobs.sweepfolder import SweepFolder
 
@@ -37,10 +37,11 @@ def retry(path: Path, cluster: Name | None, *, failed: bool) -> int:
             say(f"nothing to retry: no run is {'failed' if failed else 'stopped, lost or new'}", sys.stdout)
             return 0
         known = folder.runs()
+        where = cluster or next((cast("Name", each.cluster) for each in reversed(folder.submissions())), None)
+        if where is None:
+            raise ConfigError(f"{path}: was never handed to a cluster; say which one with --cluster")
         for state in chosen:
             mark(folder.run_dir(state.id), RETRIED)
-        last = folder.submissions()[-1].cluster
-        where = cluster or cast("Name", last)
         jobs = hand_over(folder, [(state.id, known[state.id].resources) for state in chosen], where)
     say(f"submitted {len(chosen)} run(s) in {len(jobs)} job(s) to {where}", sys.stdout)
     return 0
@@ -95,9 +96,9 @@ def logs(path: Path, run: str, *, follow: bool) -> int:
         time.sleep(0.5)
 
 
-def _only(known: dict[str, State] | dict[str, object] | object, run: str) -> str:
+def _only(known: Collection[str], run: str) -> str:
     """The run whose id begins so. Raises ConfigError where there is none, or several."""
-    names = [name for name in cast("dict[str, object]", known) if name.startswith(run)]
+    names = [name for name in known if name.startswith(run)]
     if len(names) == 1:
         return names[0]
     few = f"; it begins {len(names)} of them: {', '.join(names[:3])}" if names else ""
