@@ -79,19 +79,8 @@ class Debug:
     @staticmethod
     def _command(run_dir: Path, ranks: int) -> list[str]:
         several = ["--ranks", str(ranks)] if ranks > 1 else []
-        config = str(run_dir / "config.yaml")
-        return [
-            sys.executable,
-            "-m",
-            "jobs",
-            "train",
-            config,
-            "--run_dir",
-            str(run_dir),
-            "--progress",
-            "plain",
-            *several,
-        ]
+        where = [str(run_dir / "config.yaml"), "--run_dir", str(run_dir)]
+        return [sys.executable, "-m", "jobs", "train", *where, "--progress", "plain", *several]
 
 
 CLUSTERS: Final[dict[Name, Cluster]] = {"slurm": Slurm(), "debug": Debug()}

@@ -27,8 +27,7 @@ class Resources:
     """Seconds before the end of its time, or before it is preempted, that a run is told so: enough for a step and a
     checkpoint."""
     parallel: Count = 256
-    """Runs of one array that go on at the same time, at most. On this machine (cluster local): 0 is not allowed, and
-    more than its cores is slow."""
+    """Jobs of one array that go on at the same time, at most."""
     pack: Count = 1
     """Runs that one job makes, one after the other: for runs of a minute, where the queue would take longer."""
     partition: Text | None = None

@@ -117,7 +117,7 @@ def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs:
 
 def preview(resources: Resources, logs: Path, name: str, count: int) -> str:
     """The batch script of an array of `count` jobs."""
-    made = executor(resources, logs, name, parallel=count)._executor  # noqa: SLF001  submitit has no public door
+    made = executor(resources, logs, name)._executor  # noqa: SLF001  submitit has no public door
     parameters = made.parameters | ({"map_count": count} if count > 1 else {})
     command = made._submitit_command_str  # noqa: SLF001
     from submitit.slurm.slurm import _make_sbatch_string
@@ -125,10 +125,11 @@ def preview(resources: Resources, logs: Path, name: str, count: int) -> str:
     return str(_make_sbatch_string(command=command, folder=logs, **parameters))
 
 
-def executor(resources: Resources, logs: Path, name: str, parallel: int | None = None) -> Any:
-    """Submitit's, with all that the resources ask for."""
+def executor(resources: Resources, logs: Path, name: str) -> Any:
+    """Submitit's, with all that the resources ask for. Raises RunError where there is no SLURM."""
     import submitit
 
+    check_there("srun")
     made = submitit.AutoExecutor(folder=logs, cluster="slurm")
     needs = resources
     options = {
@@ -137,12 +138,11 @@ def executor(resources: Resources, logs: Path, name: str, parallel: int | None =
         "tasks_per_node": needs.ranks // needs.nodes,
         "cpus_per_task": needs.cpus_per_rank,
         "timeout_min": needs.timeout_min,
-        "slurm_array_parallelism": parallel or needs.parallel,
+        "slurm_array_parallelism": needs.parallel,
         "slurm_signal_delay_s": needs.signal_s,
         "slurm_use_srun": False,
         "slurm_setup": list(needs.setup),
         "slurm_stderr_to_stdout": True,
-        "slurm_wckey": None,
         "slurm_additional_parameters": {"requeue": True, **needs.sbatch},
     }
     named = {"partition": needs.partition, "account": needs.account, "qos": needs.qos, "constraint": needs.constraint}
@@ -184,16 +184,21 @@ def array_limit() -> int:
     return 1000
 
 
+def check_there(command: str) -> None:
+    """Raises RunError where one of SLURM's commands is not to be found."""
+    if shutil.which(command) is None:
+        raise RunError(
+            f"{command}: not found, so there is no SLURM here; use --cluster debug, or log in to the cluster"
+        )
+
+
 def ask(*command: str) -> str:
     """What one of SLURM's commands answers.
 
     Raises:
         RunError: it is not there, fails, or does not answer within a minute.
     """
-    if shutil.which(command[0]) is None:
-        raise RunError(
-            f"{command[0]}: not found, so there is no SLURM here; use --cluster local, or log in to the cluster"
-        )
+    check_there(command[0])
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

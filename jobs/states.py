@@ -1,7 +1,8 @@
 """How the runs of a sweep are doing: from their folders, refined by the scheduler where one answers."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -54,6 +55,12 @@ class State:
     error: str = ""
     starts: int = 0
     stops: int = 0
+
+
+def counts(states: Sequence[State]) -> dict[str, int]:
+    """How many runs are in each state; only those that there are."""
+    found = Counter(state.kind for state in states)
+    return {kind: found[kind] for kind in KINDS if found[kind]}
 
 
 def newest_jobs(submissions: list[Submission]) -> dict[str, tuple[str, str]]:

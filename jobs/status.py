@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from hpc.output import Unfailing, say
 from jobs.clusters import states_of
-from jobs.states import KINDS, Kind, State
+from jobs.states import Kind, State, counts
 from jobs.sweepfolder import SweepFolder
 
 COLOURS: Final[dict[Kind, str]] = {
@@ -46,12 +45,6 @@ def status(path: Path, *, everything: bool, as_json: bool) -> int:
         console.print(table(states, None if everything else SHOWN))
         console.print(_advice(path, states), end="")
     return 0
-
-
-def counts(states: Sequence[State]) -> dict[str, int]:
-    """How many runs are in each state; only those that there are."""
-    found = Counter(state.kind for state in states)
-    return {kind: found[kind] for kind in KINDS if found[kind]}
 
 
 def table(states: Sequence[State], most: int | None) -> Table:

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ from jobs import sweep
 from jobs.attempts import RETRIED, cancelled, history, mark
 from jobs.clusters import CLUSTERS, Name, states_of
 from jobs.resources import Resources
-from jobs.states import KINDS, State
+from jobs.states import State, counts
 from jobs.sweep import Expanded, Run
 from jobs.sweepfolder import Submission, SweepFolder
 
@@ -81,13 +80,12 @@ def _missing(folder: SweepFolder, runs: Sequence[Run]) -> tuple[list[Run], list[
 
 def _about(folder: SweepFolder, expanded: Expanded, missing: Sequence[Run], states: Sequence[State]) -> dict[str, Any]:
     """What is said of a submission, as plain values."""
-    counts = Counter(state.kind for state in states)
     return {
         "folder": str(folder.path),
         "runs": len(expanded.runs),
         "repeated": expanded.repeated,
         "submitted": len(missing),
-        "before": {kind: counts[kind] for kind in KINDS if counts[kind]},
+        "before": counts(states),
         "ranks": sum(run.resources.ranks for run in missing),
         "gpu_hours": round(sum(_hours(run, run.resources.gpus_per_rank) for run in missing), 2),
         "core_hours": round(sum(_hours(run, run.resources.cpus_per_rank) for run in missing), 2),
