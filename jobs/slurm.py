@@ -25,6 +25,8 @@ _WAITING: Final = frozenset(
 _LEAKING: Final = ("SUBMITIT_",)
 _INHERITED: Final = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")
 _TIMEOUT_S: Final = 60.0
+_STEP_S: Final = 30.0
+"""In which SLURM has noted the end of a step, where its nodes are there."""
 
 
 class SlurmJob:
@@ -49,7 +51,10 @@ class SlurmJob:
         self.claim(name)
         pass_over_steps(self.run_dirs, name, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
         environment = self.environment(os.environ)
-        code = Controller(self.run_dirs, self.command, name, environment, lambda run_dir: self.owns(name, run_dir))()
+        code = Controller(
+            self.run_dirs, self.command, name, environment,
+            mine=lambda run_dir: self.owns(name, run_dir), sound=lambda: no_step_left(os.environ["SLURM_JOB_ID"]),
+        )()  # fmt: skip
         if code == STOPPED:
             self.go_on(os.environ["SLURM_JOB_ID"])
         sys.exit(code)
@@ -121,6 +126,24 @@ def pass_over_steps(run_dirs: Sequence[Path], job: str, restarts: int) -> None:
     known = sum(attempt.job == job for run_dir in run_dirs for attempt in history(run_dir))
     for _ in range(known + restarts if restarts else 0):
         subprocess.run(("srun", "--nodes=1", "--ntasks=1", "true"), check=False, timeout=_TIMEOUT_S)  # noqa: S607
+
+
+def no_step_left(job: str) -> bool:
+    """Have all steps of a job ended, for SLURM as well? One that lingers had ranks on a node that was lost.
+
+    The next step would wait for it, and SLURM itself does not notice where that node was back soon.
+    """
+    until = time.monotonic() + _STEP_S
+    while True:
+        try:
+            steps = ask("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i").split()
+        except RunError:  # slurmctld is being restarted, perhaps; srun waits for it, too
+            return True
+        if not any(step.rpartition(".")[2].isdigit() for step in steps):
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(1)
 
 
 def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs: Path, name: str) -> list[str]:
