@@ -187,7 +187,8 @@ def main() -> None:
         sys.exit(130)
     except _UsageError as error:
         where = error.ctx.command_path if error.ctx else "structlearn"
-        _say(f"{error.format_message().replace('Value error, ', '').rstrip('.')} (see {where} --help)")
+        message = " ".join(error.format_message().replace("Value error, ", "").split())
+        _say(f"{message.rstrip('.')} (see {where} --help)")
         sys.exit(2)
     except RunError as error:
         _say(str(error))

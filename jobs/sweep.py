@@ -1,5 +1,6 @@
 """A sweep file: one configuration, what varies over its runs, and what they need."""
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hpc.config.check import check
-from hpc.config.explain import explain
+from hpc.config.explain import OF_SWEEPS, explain
 from hpc.config.read import identity, put, validate, values_in
 from hpc.config.root import Config
 from hpc.config.types import Count, Natural, Text, section
@@ -86,7 +87,10 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Expanded:
         ConfigError: one message for every problem found, with its key and the runs that have it.
     """
     values = values_in(path, overrides)
-    own: dict[str, Any] = {key: values.pop(key) for key in ("sweep", "resources") if key in values}
+    own: dict[str, Any] = {key: values.pop(key) for key in OF_SWEEPS if key in values}
+    for key in values:
+        if near := difflib.get_close_matches(key, OF_SWEEPS, n=1):
+            raise ConfigError(f"{key}: unknown key; did you mean {near[0]}?")
     file = _file(own)
     if "run_dir" not in values:
         raise ConfigError("run_dir: missing; give the folder that the sweep's runs are to lie in, such as runs/rates")
