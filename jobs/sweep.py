@@ -147,9 +147,8 @@ def _expanded(values: dict[str, Any], own: dict[str, Any], file: File) -> Expand
     runs: dict[str, Run] = {}
     problems: dict[str, list[str]] = {}
     repeated = 0
-    short = _short([*file.sweep.grid, *file.sweep.zip, "seed"])
-    for chosen in combinations(file.sweep):
-        label = " ".join(f"{short[key]}={_text(value)}" for key, value in chosen.items()) or "the only run"
+    every = list(combinations(file.sweep))
+    for chosen, label in zip(every, labels(every), strict=True):
         try:
             run = _run(values, own, file.resources, chosen, label)
         except ConfigError as error:
@@ -189,6 +188,16 @@ def _identifier(config: Config, ranks: int) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
 
+def labels(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each of these combinations sets, for people: "lr=0.1 seed=2"."""
+    short = _short(list(dict.fromkeys(key for chosen in every for key in chosen)))
+    texts = {key: _texts([chosen.get(key) for chosen in every]) for key in short}
+    return [
+        " ".join(f"{short[key]}={texts[key][number]}" for key in chosen) or "the only run"
+        for number, chosen in enumerate(every)
+    ]
+
+
 def _short(keys: Sequence[str]) -> dict[str, str]:
     """A key's last word, or as much before it as tells it from the others; a name says which section's it is."""
     found = {}
@@ -201,12 +210,27 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
     return {key: word if often[word] == 1 else key for key, word in found.items()}
 
 
+def _texts(values: Sequence[Any]) -> list[str]:
+    """The values of a key in labels: a section by its name, with its keys where others have that name too."""
+    named: dict[str, set[str]] = {}
+    for value in values:
+        if isinstance(value, Mapping):
+            named.setdefault(str(value.get("name")), set()).add(_text(value))
+    alone = {name for name, texts in named.items() if len(texts) == 1}
+    return [
+        str(value["name"]) if isinstance(value, Mapping) and "name" in value and str(value["name"]) in alone
+        else _text(value)
+        for value in values
+    ]  # fmt: skip
+
+
 def _text(value: Any) -> str:
-    """A value in a label: short, and without spaces."""
+    """A value: short, and without spaces."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return str(value.get("name", json.dumps(value, separators=(",", ":"))))
+        rest = ",".join(f"{key}={_text(each)}" for key, each in value.items() if key != "name")
+        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", ""))
     return ",".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
