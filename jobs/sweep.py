@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -88,7 +88,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Expanded:
     """
     values = values_in(path, overrides)
     own: dict[str, Any] = {key: values.pop(key) for key in OF_SWEEPS if key in values}
-    for key in values:
+    for key in values.keys() - {each.name for each in fields(Config)}:
         if near := difflib.get_close_matches(key, OF_SWEEPS, n=1):
             raise ConfigError(f"{key}: unknown key; did you mean {near[0]}?")
     file = _file(own)
