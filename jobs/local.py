@@ -46,7 +46,9 @@ def submit(jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path) -> 
     check(resources, machine())
     for line in remarks(resources, machine()):
         say(line, sys.stderr)
-    order = Order(f"{_host()}-{secrets.token_hex(4)}", [list(map(str, run_dirs)) for run_dirs in jobs], resources)
+    order = Order(
+        f"{_host()}-{secrets.token_hex(4)}", time.time(), [list(map(str, run_dirs)) for run_dirs in jobs], resources
+    )
     path, tokens = logs / f"{order.name}.json", Tokens()
     order.write(path)
     with tokens.locked():
@@ -133,7 +135,7 @@ def preview(resources: Resources, count: int) -> str:
     """
     most = machine()
     check(resources, most)
-    need = Order("", [], resources).need
+    need = Order("", 0.0, [], resources).need
     fit = min(have // each for have, each in ((most.cpus, need.cpus), (most.gpus, need.gpus)) if each)
     cards = f" and {need.gpus} GPU(s)" if need.gpus else ""
     takes = f"each job takes {need.cpus} CPU core(s){cards} of this machine"
@@ -163,24 +165,17 @@ def scheduled(names: Iterable[str], logs: Path) -> dict[str, Scheduled]:
 def cancel(names: Iterable[str]) -> None:
     """What waits never starts; what runs is told to stop.
 
+    Those of another machine are left alone: they see the mark in their runs' folders (:class:`jobs.controller.Step`).
+
     Raises:
-        RunError: some of them are another machine's; those of this one are ended.
+        RunError: the tokens of this machine are locked, or in a folder that cannot be used.
     """
-    elsewhere = set()
     for name, jobs in _by_order(names).items():
-        host = name.rpartition("-")[0]
-        if host != _host():
-            elsewhere.add(host)
-            continue
-        tokens = Tokens()
-        with tokens.locked():
-            for index in jobs:
-                Queue(tokens.path / name).cancel(index)
-    if elsewhere:
-        raise RunError(
-            f"jobs of {', '.join(sorted(elsewhere))} can be ended only there, and this is {_host()}; run structlearn "
-            f"cancel there"
-        )
+        if name.rpartition("-")[0] == _host():
+            tokens = Tokens()
+            with tokens.locked():
+                for index in jobs:
+                    Queue(tokens.path / name).cancel(index)
 
 
 def _by_order(names: Iterable[str]) -> dict[str, list[int]]:

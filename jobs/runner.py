@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from jobs.controller import Controller
 from jobs.launch import outside
 from jobs.queues import Queue, earlier
 from jobs.resources import Resources
+from jobs.sweepfolder import SweepFolder
 from jobs.tokens import Held, Need, Tokens, machine
 
 POLL_S: Final = 0.5
@@ -42,11 +44,13 @@ class Order:
 
     Attributes:
         name: of the submission; its jobs are NAME_0, NAME_1, ...
+        time: seconds since 1970.
         jobs: for each job the folders of its runs.
         resources: what every run needs.
     """
 
     name: str
+    time: float
     jobs: list[list[str]]
     resources: Resources
 
@@ -58,7 +62,7 @@ class Order:
     def read(cls, path: Path) -> "Order":
         """From its file."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(values["name"], values["jobs"], Resources(**values["resources"]))
+        return cls(values["name"], values["time"], values["jobs"], Resources(**values["resources"]))
 
     @property
     def need(self) -> Need:
@@ -69,6 +73,16 @@ class Order:
     def job(self, index: int) -> str:
         """The name of a job."""
         return f"{self.name}_{index}"
+
+    def owns(self, index: int, run_dir: Path) -> bool:
+        """Is a job's run still the job's to make? Not where a later submission has it.
+
+        By their times: the submission that this order is of may not have been noted yet.
+        """
+        noted = [
+            each for each in SweepFolder(run_dir.parent).submissions() if run_dir.name in chain(*each.jobs.values())
+        ]
+        return not noted or noted[-1].time < self.time or run_dir.name in noted[-1].jobs.get(self.job(index), [])
 
 
 class Runner:
@@ -189,8 +203,12 @@ def train_command(run_dir: Path, ranks: int) -> list[str]:
 def job(path: Path, index: int) -> int:
     """Make the runs of a job; its exit code, as :class:`jobs.controller.Controller` says."""
     order = Order.read(path)
-    run_dirs = [Path(each) for each in order.jobs[index]]
-    return Controller(run_dirs, lambda run_dir: train_command(run_dir, order.resources.ranks), order.job(index))()
+    return Controller(
+        [Path(each) for each in order.jobs[index]],
+        lambda run_dir: train_command(run_dir, order.resources.ranks),
+        order.job(index),
+        mine=lambda run_dir: order.owns(index, run_dir),
+    )()
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from hpc.config import yamls
 from hpc.config.folder import read_status
 from hpc.errors import ConfigError, RunError
 from jobs import local, runner, tokens
-from jobs.attempts import history
+from jobs.attempts import CANCELLED, history, mark
 from jobs.clusters import CLUSTERS, states_of
 from jobs.local import cancel, check, preview, remarks, scheduled, submit
 from jobs.queues import Queue
@@ -25,7 +25,7 @@ from jobs.retry import retry
 from jobs.runner import Order, Runner
 from jobs.states import SILENT_S
 from jobs.submit import submit as submit_command
-from jobs.sweepfolder import SweepFolder
+from jobs.sweepfolder import Submission, SweepFolder
 from jobs.tokens import FOLDER, Need, Tokens
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ if "jobs.runner" in sys.orig_argv:
     ranks = [sys.executable, os.environ["FAKE_RANKS"]]
     os.sched_getaffinity = lambda _: set(range(int(os.environ["FAKE_CORES"])))
     hpc.config.devices.cuda_devices = lambda *_: int(os.environ["FAKE_GPUS"])
-    jobs.controller.Controller = lambda run_dirs, _, job: real(run_dirs, lambda run_dir: [*ranks, str(run_dir)], job)
+    jobs.controller.Controller = lambda run_dirs, _, *rest, **more: real(
+        run_dirs, lambda run_dir: [*ranks, str(run_dir)], *rest, **more)
 """
 RANKS = """
 import json, os, pathlib, signal, sys, time
@@ -300,8 +301,22 @@ def test_jobs_of_other_machines_are_known_by_what_was_said_last(machine, monkeyp
     until(lambda: json.loads(said.read_text())["running"] == [0])
     monkeypatch.setattr(local, "_host", lambda: "elsewhere")
     assert here.says(*names) == ["running", "pending", "pending"]
-    with pytest.raises(RunError, match="can be ended only there, and this is elsewhere; run structlearn cancel there"):
-        cancel(names)
+    cancel(names)
+    assert here.says(*names) == ["running", "pending", "pending"]
+    for name in names:
+        mark(here.run_dir(name), CANCELLED)  # as the command does
+    until(lambda: here.says(*names) == ["over"] * 3)
+    assert [here.state(name) for name in names] == ["stopped", "none", "none"]
+
+
+def test_a_machine_that_says_nothing_has_nothing(machine, monkeypatch) -> None:
+    here = machine(cores=1)
+    names = here.submit(3)
+    said = runner.beat(here.logs / f"{names[0].rpartition('_')[0]}.json")
+    until(lambda: said.exists() and json.loads(said.read_text())["running"] == [0])
+    monkeypatch.setattr(local, "_host", lambda: "elsewhere")
+    assert here.says(*names) == ["running", "pending", "pending"]
+    here.runner(names[0]).kill()
     monkeypatch.setattr(time, "time", lambda clock=time.time: clock() + SILENT_S)
     assert here.says(*names) == ["over"] * 3
     said.write_text("{")
@@ -317,7 +332,7 @@ def test_tokens_that_cannot_be_seen_are_told_as_nothing_known(monkeypatch, tmp_p
 
 def test_a_runner_waits_for_a_lock_that_another_holds(machine, monkeypatch) -> None:
     here = machine(cores=1)
-    order = Order("x-1", [], Resources())
+    order = Order("x-1", 0.0, [], Resources())
     order.write(here.logs / "x-1.json")
     made = Runner(here.logs / "x-1.json", Tokens(), Queue(tmp := here.path / "q"))
     made()  # nothing to do
@@ -360,6 +375,20 @@ def test_what_could_never_start_is_refused(resources, message, machine) -> None:
     with pytest.raises(ConfigError, match=message):
         here.submit(1, **resources)
     assert not list(here.logs.iterdir())
+
+
+def test_a_run_is_a_jobs_until_a_later_submission_has_it(tmp_path) -> None:
+    folder, order = SweepFolder(tmp_path), Order("x-1", 5.0, [["a"], ["b"]], Resources())
+    folder.own.mkdir()
+    assert order.owns(0, tmp_path / "a")
+    folder.note(Submission(4.0, "slurm", {"7": ["a"]}))
+    assert order.owns(0, tmp_path / "a")  # its own is not noted yet
+    folder.note(Submission(6.0, "local", {"x-1_0": ["a"], "x-1_1": ["b"]}))
+    assert order.owns(0, tmp_path / "a")
+    assert not order.owns(0, tmp_path / "b")
+    folder.note(Submission(7.0, "local", {"x-2_0": ["a"]}))
+    assert not order.owns(0, tmp_path / "a")
+    assert order.owns(1, tmp_path / "b")
 
 
 def test_nothing_that_was_asked_for_is_passed_over_silently(machine, capsys) -> None:
