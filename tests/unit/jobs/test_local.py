@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from jobs.runner import Order, Runner
 from jobs.states import SILENT_S
 from jobs.submit import submit as submit_command
 from jobs.sweepfolder import Submission, SweepFolder
-from jobs.tokens import FOLDER, Need, Tokens
+from jobs.tokens import FOLDER, Need, Tokens, hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,6 +176,8 @@ def test_submitting_returns_while_jobs_wait_and_no_more_run_than_there_are_cores
     here = machine(cores=2)
     names = here.submit(4)
     until(lambda: here.says(*names) == ["running", "running", "pending", "pending"])
+    assert os.getsid(here.runner(names[0]).pid) != os.getsid(0)  # a terminal that goes does not end it
+    assert here.runner(names[0]).ppid() != os.getpid()
     others = here.submit(1)  # the cap is the machine's
     until(lambda: here.state(names[0]) == here.state(names[1]) == "running")
     assert here.says(*others) == ["pending"]
@@ -231,6 +235,28 @@ def test_what_is_cancelled_never_starts_or_stops_and_others_go_on(machine) -> No
     cancel(names)
     until(lambda: here.says(*names) == ["over"] * 3)
     cancel(names)  # those that are over stay so
+
+
+@pytest.mark.parametrize("failure", [None, OSError("no such call"), ProcessLookupError()])
+def test_only_the_process_that_holds_a_job_is_told(tmp_path, monkeypatch, failure) -> None:
+    if failure is not None:
+        monkeypatch.setattr(os, "pidfd_open", lambda _: (_ for _ in ()).throw(failure))
+    queue, descriptor = Queue.make(tmp_path / "q", 1)
+    running = queue.start(0)
+    with subprocess.Popen(["sleep", "600"]) as child:
+        queue.cancel(0)  # its process is not noted yet
+        queue.began(running, child.pid)
+        os.close(running)
+        queue.cancel(0)  # somebody else's by now, perhaps
+        assert child.poll() is None
+        running = hold(tmp_path / "q" / "0.runs")
+        queue.cancel(0)
+        if isinstance(failure, ProcessLookupError):
+            child.kill()
+        assert child.wait(DEADLINE_S) in {-signal.SIGTERM, -signal.SIGKILL}
+        queue.cancel(0)
+    os.close(running)
+    os.close(descriptor)
 
 
 def test_a_job_that_is_killed_gives_its_tokens_back_and_takes_its_ranks_along(machine) -> None:
