@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc.errors import RunError
@@ -135,6 +135,7 @@ def test_gpus_are_named_as_the_driver_is_told(visible, names, monkeypatch) -> No
 NEEDS = st.builds(Need, st.integers(0, 6), st.integers(0, 3)).filter(lambda need: need.cpus + need.gpus > 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NEEDS, st.integers(1, 9)), max_size=20), st.randoms(use_true_random=False))
 def test_every_job_starts_and_none_is_overtaken_for_ever(jobs, random) -> None:
     """Jobs that come in this order; in each round some end, and those that wait ask in any order."""
