@@ -17,7 +17,7 @@ from jobs.export import export as write_export
 # newer versions of Typer bring along. It has no public name that holds for both.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
-Cluster = Literal["slurm", "debug"]
+Cluster = Literal["slurm", "local", "debug"]
 """As :data:`jobs.clusters.Name`, which would bring the whole configuration along."""
 
 app = typer.Typer(

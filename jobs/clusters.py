@@ -1,4 +1,4 @@
-"""Who makes the jobs of a sweep: SLURM, or this process."""
+"""Who makes the jobs of a sweep: SLURM, this machine, or this process."""
 
 import subprocess
 import sys
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from hpc.errors import RunError
-from jobs import slurm
+from jobs import local, slurm
 from jobs.controller import STOPPED, Controller
 from jobs.resources import Resources
+from jobs.runner import train_command
 from jobs.states import Scheduled, State, look, newest_jobs
 from jobs.sweepfolder import SweepFolder
 
-Name = Literal["slurm", "debug"]
+Name = Literal["slurm", "local", "debug"]
 
 
 class Cluster(Protocol):
@@ -25,8 +26,8 @@ class Cluster(Protocol):
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """What would be handed over for `count` jobs."""
 
-    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
-        """Which of these jobs wait or run; None where nobody can say."""
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
+        """Which of these jobs, which write into `logs`, wait or run; None where nobody can say."""
 
     def cancel(self, names: Sequence[str]) -> None:
         """End jobs; what runs stops at a checkpoint. Raises RunError."""
@@ -43,13 +44,36 @@ class Slurm:
         """The text that sbatch would be given."""
         return slurm.preview(resources, logs, name, count)
 
-    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
         """By squeue."""
         return slurm.scheduled(names) if names else {}
 
     def cancel(self, names: Sequence[str]) -> None:
         """By scancel."""
         slurm.cancel(names)
+
+
+class Local:
+    """This machine, while nobody waits."""
+
+    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+        """A process of their own starts them."""
+        return local.submit(jobs, resources, logs)
+
+    def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
+        """The command of each run, and how many jobs go on at the same time."""
+        return local.preview(resources, count)
+
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
+        """By what living processes hold; None where that cannot be seen."""
+        try:
+            return local.scheduled(names, logs)
+        except RunError:
+            return None
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """By SIGTERM for those that run."""
+        local.cancel(names)
 
 
 class Debug:
@@ -60,15 +84,15 @@ class Debug:
         names = []
         for number, run_dirs in enumerate(jobs):
             names.append(f"debug-{number}")
-            if Controller(run_dirs, lambda run_dir: self._command(run_dir, resources.ranks), names[-1])() == STOPPED:
+            if Controller(run_dirs, lambda run_dir: train_command(run_dir, resources.ranks), names[-1])() == STOPPED:
                 break
         return [*names, *[f"debug-{number}" for number in range(len(names), len(jobs))]]
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """The command of each run."""
-        return " ".join(self._command(Path("RUN"), resources.ranks)) + "\n"
+        return " ".join(train_command(Path("RUN"), resources.ranks)) + "\n"
 
-    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
         """Nothing waits: a job that runs has a fresh sign of life."""
         return {}
 
@@ -76,14 +100,8 @@ class Debug:
         """Only whoever started it can."""
         raise RunError("--cluster debug makes runs in the command that was started: end that, with Ctrl-C")
 
-    @staticmethod
-    def _command(run_dir: Path, ranks: int) -> list[str]:
-        several = ["--ranks", str(ranks)] if ranks > 1 else []
-        where = [str(run_dir / "config.yaml"), "--run_dir", str(run_dir)]
-        return [sys.executable, "-m", "jobs", "train", *where, "--progress", "plain", *several]
 
-
-CLUSTERS: Final[dict[Name, Cluster]] = {"slurm": Slurm(), "debug": Debug()}
+CLUSTERS: Final[dict[Name, Cluster]] = {"slurm": Slurm(), "local": Local(), "debug": Debug()}
 
 
 def plugin() -> str:
@@ -106,7 +124,10 @@ def states_of(folder: SweepFolder) -> list[State]:
     names: dict[str, list[str]] = {}
     for cluster, job in newest_jobs(folder.submissions()).values():
         names.setdefault(cluster, []).append(job)
-    answers = [CLUSTERS[cluster].scheduled(list(dict.fromkeys(jobs))) for cluster, jobs in names.items()]  # type: ignore[index]
+    answers = [
+        CLUSTERS[cluster].scheduled(list(dict.fromkeys(jobs)), folder.logs)  # type: ignore[index]
+        for cluster, jobs in names.items()
+    ]
     known: dict[str, Scheduled] = {}
     for answer in answers:
         known |= answer or {}

@@ -261,7 +261,7 @@ def check_there(command: str) -> None:
     """Raises RunError where one of SLURM's commands is not to be found."""
     if shutil.which(command) is None:
         raise RunError(
-            f"{command}: not found, so there is no SLURM here; use --cluster debug, or log in to the cluster"
+            f"{command}: not found, so there is no SLURM here; use --cluster local, or log in to the cluster"
         )
 
 
