@@ -51,7 +51,8 @@ def report(source: Path | str | Sequence[Path | str], out: Path | str, *, strict
     The page needs nothing else: figures and style are in it. The same records give the same bytes.
 
     Args:
-        source: What `load` takes: a run folder, a record, a folder of run folders, a collected file, or several of these.
+        source: What `load` takes: a run folder, a record, a folder of run folders, a collected file, or several of
+            these.
         out: The folder to write to; made if need be, files of the same name are replaced.
         strict: Whether one unreadable run among many is an error.
 

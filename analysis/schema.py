@@ -4,9 +4,9 @@ The writer states the same on its side. The two are kept apart on purpose: a rec
 be readable without the program that wrote it, and a change on one side alone is a mistake to be found.
 
 A run folder holds `config.yaml`, `status.json`, `record.h5`, `checkpoints/` and `logs/`; the reader needs
-only `record.h5`. A collected file is laid out like a sweep's folder: `ID/record.h5` is then a group, and the other files
-of a run are texts, an element a line. Columns and groups that are not named here are additions of a later writer under the same
-version: they are left alone.
+only `record.h5`. A collected file is laid out like a sweep's folder: `ID/record.h5` is then a group, and the
+other files of a run are texts, an element a line. Columns and groups that are not named here are additions of a
+later writer under the same version: they are left alone.
 """
 
 from __future__ import annotations

@@ -119,7 +119,9 @@ def _fill(file: Any, folder: SweepFolder, states: Sequence[State]) -> list[Part]
         for start in range(0, len(states), _AT_ONCE):
             some = states[start : start + _AT_ONCE]
             found = pool.map(lambda state: _read(folder.run_dir(state.id)), some)
-            parts += [_put(file, folder.run_dir(state.id), state, each) for state, each in zip(some, found, strict=True)]
+            parts += [
+                _put(file, folder.run_dir(state.id), state, each) for state, each in zip(some, found, strict=True)
+            ]
     own = file.create_group(OWN)
     for name in (RUNS, SUBMISSIONS):
         try:
