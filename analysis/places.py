@@ -146,9 +146,8 @@ def _collected(path: Path) -> list[Place]:
                 ", ".join(map(str, COLLECTED_VERSIONS)),
                 "read it with the version of this package that belongs to the one that wrote it",
             )
-        # What belongs to the sweep and to no run has no number of bytes.
-        runs = [name for name, group in handle.items() if "bytes" in group.attrs]
-        names = [name for name in runs if handle[name].attrs["bytes"] or STATUS in handle[name]]
+        runs = [name for name in handle if _is_run(handle, name)]
+        names = [name for name in runs if _begun(handle, name)]
     if not names:
         raise RecordError(
             path,
@@ -157,6 +156,22 @@ def _collected(path: Path) -> list[Place]:
             "collect the sweep again when it has been made",
         )
     return [InCollection(path, name) for name in sorted(names, key=natural)]
+
+
+def _is_run(handle: h5py.File, name: str) -> bool:
+    """Does a group belong to a run, and not to the sweep? One that is damaged does: it must not go unseen."""
+    try:
+        return "bytes" in handle[name].attrs
+    except (OSError, RuntimeError, KeyError):
+        return True
+
+
+def _begun(handle: h5py.File, name: str) -> bool:
+    """Has a run left anything?"""
+    try:
+        return bool(handle[name].attrs["bytes"]) or STATUS in handle[name]
+    except (OSError, RuntimeError, KeyError):
+        return True
 
 
 def _no_record(file: Path, status: tuple[str, str]) -> RecordError:

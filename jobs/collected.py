@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -106,7 +106,8 @@ def write(out: Path, folder: SweepFolder, states: Sequence[State]) -> list[Part]
             f"{out} cannot be written ({error.strerror or error}); make room there, or choose another --out"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name, or was never made
+            temporary.unlink()
     return parts
 
 
