@@ -69,7 +69,7 @@ class InCollection:
             if RECORD in group:
                 run = taken(self.file, group[RECORD], str(_plain(group, "sha256")), int(_plain(group, "bytes")))
                 return replace(run, status=status)
-            if not int(_plain(group, "bytes")):
+            if _plain(group, "record") == "missing":
                 raise _no_record(self.file, status)
             raise RecordError(
                 self.file,
@@ -161,7 +161,7 @@ def _collected(path: Path) -> list[Place]:
 def _is_run(handle: h5py.File, name: str) -> bool:
     """Does a group belong to a run, and not to the sweep? One that is damaged does: it must not go unseen."""
     try:
-        return "bytes" in handle[name].attrs
+        return "record" in handle[name].attrs
     except (OSError, RuntimeError, KeyError):
         return True
 
@@ -169,7 +169,7 @@ def _is_run(handle: h5py.File, name: str) -> bool:
 def _begun(handle: h5py.File, name: str) -> bool:
     """Has a run left anything?"""
     try:
-        return bool(handle[name].attrs["bytes"]) or STATUS in handle[name]
+        return _plain(handle[name], "record") != "missing" or STATUS in handle[name]
     except (OSError, RuntimeError, KeyError):
         return True
 

@@ -24,7 +24,7 @@ class Missing:
     id: str
     label: str
     state: str
-    record: bool
+    record: str
     reason: str
 
 
@@ -55,17 +55,17 @@ def collect(path: Path, out: Path | None, *, as_json: bool) -> int:
     missing = [
         Missing(part.state.id, part.state.label, part.state.kind, part.record, part.reason)
         for part in parts
-        if not part.record or part.state.kind != "done"
+        if part.record != "here" or part.state.kind != "done"
     ]
     size, strays = file.stat().st_size, _strays(folder, {part.state.id for part in parts})
+    records = sum(part.record == "here" for part in parts)
     if as_json:
-        about = {"file": str(file), "bytes": size, "runs": len(parts), "records": sum(part.record for part in parts)}
+        about = {"file": str(file), "bytes": size, "runs": len(parts), "records": records}
         say(json.dumps(about | {"missing": [asdict(each) for each in missing], "unknown": strays}), sys.stdout)
     else:
-        records = sum(part.record for part in parts)
         say(f"{file}: {records:,} of {len(parts):,} records, {size:,} bytes", sys.stdout)
-        _name("without a record", [each for each in missing if not each.record])
-        _name("not done", [each for each in missing if each.record])
+        _name("without a record", [each for each in missing if each.record != "here"])
+        _name("not done", [each for each in missing if each.record == "here"])
         if strays:
             say(f"left out, for the sweep does not know them: {', '.join(strays[:SHOWN])}", sys.stdout)
     return 1 if missing else 0

@@ -6,7 +6,8 @@
 /sweep/runs                         a table of all runs, also of those that have no record: columns of one length
 /sweep/runs.json, submissions.jsonl texts
 
-What a run's group says beside (as attributes): label, state, error, reason; sha256 and bytes of the record's file.
+What a run's group says beside (as attributes): label, state, error, record ("here", "missing" or "unreadable"), reason;
+sha256 and bytes of the record's file.
 h5py is imported where it is needed: on a login node every command would wait for it.
 """
 
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from hpc.config.folder import CONFIG, RECORD, STATUS, sync_folder
 from hpc.errors import RunError
@@ -37,6 +38,7 @@ TABLE: Final = "runs"
 _TEXTS: Final = (CONFIG, STATUS, ATTEMPTS)
 _AT_ONCE: Final = 64
 """So many runs' files are read ahead: each waits for a server on a network file system, and records take memory."""
+_NONE: Final = "no record"
 _DAMAGED: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 """All of them are how h5py says that a file is damaged."""
 
@@ -47,12 +49,12 @@ class Part:
 
     Attributes:
         state: how it is doing.
-        record: is its record in the file?
+        record: is it in the file? Else there is none, or it cannot be read.
         reason: what is missing, and why; empty: the run is done, and its record is in the file.
     """
 
     state: State
-    record: bool
+    record: Literal["here", "missing", "unreadable"]
     reason: str
 
 
@@ -143,7 +145,7 @@ def _read(run_dir: Path) -> _Files:
     try:
         return _Files(texts, _content(run_dir / RECORD), "")
     except FileNotFoundError:
-        return _Files(texts, None, "no record")
+        return _Files(texts, None, _NONE)
     except OSError as error:
         return _Files(texts, None, f"{RECORD} cannot be read ({error.strerror or error})")
 
@@ -171,10 +173,14 @@ def _put(file: Any, run_dir: Path, state: State, found: _Files) -> Part:
             problem = f"{RECORD} cannot be read ({' '.join(str(error).split())})"
             if RECORD in group:  # what was copied before the copy failed
                 del group[RECORD]
-    part = Part(state, RECORD in group, _reason(state, problem))
+    there: Literal["here", "missing", "unreadable"] = (
+        "here" if RECORD in group else "missing" if problem == _NONE else "unreadable"
+    )
+    part = Part(state, there, _reason(state, problem))
     for name in ("label", "error"):
         group.attrs[name] = _text(getattr(state, name))
     group.attrs["state"] = _text(state.kind)
+    group.attrs["record"] = _text(part.record)
     group.attrs["reason"] = _text(part.reason)
     group.attrs["sha256"] = _text(hashlib.sha256(content).hexdigest() if content else "")
     group.attrs["bytes"] = len(content)
@@ -186,8 +192,8 @@ def _at_rest(path: Path, content: bytes) -> Iterator[tuple[Any, bytes]]:
     """A record that nobody writes to, in memory: (open, its bytes).
 
     A run replaces its record in one step. One that somebody has open for writing in HDF5's mode for a single writer
-    and many readers (SWMR) is copied by HDF5 itself, which then sees it as it was at one moment; a writer that has not
-    chosen that mode says that it cannot be read.
+    and many readers (SWMR) is copied by HDF5 itself, which sees each column as it was at one moment; where the writer
+    has not chosen that mode, HDF5 refuses.
     """
     import h5py
 
@@ -244,8 +250,8 @@ def _put_table(group: Any, parts: Sequence[Part]) -> None:
     states = [part.state for part in parts]
     texts = {"id": [state.id for state in states], "label": [state.label for state in states]}
     texts |= {"state": [state.kind for state in states], "reason": [part.reason for part in parts]}
-    numbers = {"record": [int(part.record) for part in parts]}
-    numbers |= {name: [getattr(state, name) for state in states] for name in ("epoch", "epochs", "starts", "stops")}
+    texts |= {"record": [part.record for part in parts]}
+    numbers = {name: [getattr(state, name) for state in states] for name in ("epoch", "epochs", "starts", "stops")}
     columns = {name: np.array([text.encode() for text in column], "S") for name, column in texts.items()}
     columns |= {name: np.array(column, np.int64) for name, column in numbers.items()}
     for name, column in columns.items():

@@ -160,7 +160,7 @@ def test_the_table_has_all_runs_in_their_order(folder, tmp_path) -> None:
         table = {name: column[()].tolist() for name, column in file["sweep/runs"].items()}
     assert table["id"] == [b"run2", b"run1", b"run3", b"run4", b"run5", b"run6", b"run7", b"run8", b"run10"]
     assert table["state"] == [*[b"done"] * 4, b"failed", b"stopped", b"failed", b"done", b"new"]
-    assert table["record"] == [1, 1, 1, 1, 1, 1, 0, 0, 0]
+    assert table["record"] == [*[b"here"] * 6, b"missing", b"unreadable", b"missing"]
     assert table["epoch"] == [3, 3, 3, 3, 2, 1, 0, 3, 0]
     assert table["reason"][:7] == [
         *[b""] * 4, b"as far as epoch 2 of 3: rank 1: it broke", b"as far as epoch 1 of 3", b"no record: no data",
@@ -210,7 +210,8 @@ def test_a_record_that_cannot_be_read_is_named_and_the_others_are_there(
     damage(folder.run_dir("run8") / "record.h5")
     said = told(folder, tmp_path / "all.h5", capsys)
     (run8,) = [each for each in said["missing"] if each["id"] == "run8"]
-    assert (run8["state"], run8["record"], run8["label"]) == ("done", False, "lr=7")
+    missing = "missing" if damage is Path.unlink else "unreadable"
+    assert (run8["state"], run8["record"], run8["label"]) == ("done", missing, "lr=7")
     assert run8["reason"].startswith(reason)
     assert said["records"] == 6
     with h5py.File(tmp_path / "all.h5", "r") as file:
@@ -317,7 +318,7 @@ def test_a_record_that_grows_is_copied_as_far_as_it_is(folder, tmp_path, capsys,
     for _ in range(5):
         said = told(folder, tmp_path / "all.h5", capsys)
         (run6,) = [each for each in said["missing"] if each["id"] == "run6"]
-        assert (run6["state"], run6["record"], run6["reason"]) == ("running", True, "as far as epoch 1 of 3")
+        assert (run6["state"], run6["record"], run6["reason"]) == ("running", "here", "as far as epoch 1 of 3")
         with h5py.File(tmp_path / "all.h5", "r") as file:
             epoch = file["run6/record.h5/epochs/epoch"][:]
             assert epoch.tolist() == list(range(1, len(epoch) + 1))
@@ -332,7 +333,7 @@ def test_a_record_that_cannot_be_copied_while_it_grows_is_named(folder, tmp_path
     writing("plain")
     said = told(folder, tmp_path / "all.h5", capsys)
     (run6,) = [each for each in said["missing"] if each["id"] == "run6"]
-    assert (run6["state"], run6["record"]) == ("running", False)
+    assert (run6["state"], run6["record"]) == ("running", "unreadable")
     assert "cannot be read" in run6["reason"]
     assert said["records"] == 6
 
