@@ -133,8 +133,37 @@ def logs(
 
 
 @app.command()
+def collect(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    out: Annotated[Path | None, typer.Option(help="The file; left out: beside the folder, with its name.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Copy all records of a sweep into one HDF5 file, and name what is missing (then the exit code is 1)."""
+    from jobs.collect import collect as gather
+
+    raise typer.Exit(gather(folder, out, as_json=as_json))
+
+
+@app.command()
+def clean(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="The last one of each run, too: it can then not be exported any more.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Remove checkpoints of runs that are done, all but the last of each: their networks stay."""
+    from jobs.clean import clean as remove
+
+    raise typer.Exit(remove(folder, everything=everything, dry_run=dry_run, as_json=as_json))
+
+
+@app.command()
 def report(
-    source: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
+    source: Annotated[
+        list[Path], typer.Argument(help="A run folder, a folder of run folders, or a collected file; or several.")
+    ],
     out: Annotated[Path, typer.Option(help="Where the page, tables and figures go.")],
 ) -> None:
     """Make tables, figures and one page that shows them, from the records of runs."""
