@@ -40,7 +40,8 @@ def doctor(*, as_json: bool, job: Resources | None = None, wait_s: float = 0.0) 
         _say("One rank can train here." if works else "Training does not work here: see above what to do.")
     if job:
         tried = trial(job, wait_s)
-        works = works and not any(found.status == "fail" for found in tried)
+        bad = any(found.status == "fail" for found in tried)
+        works = works and not bad
         findings += tried
         if not as_json:
             _show(tried)

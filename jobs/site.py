@@ -86,7 +86,7 @@ def slurm() -> Iterator[Finding]:
 def settings(text: str) -> dict[str, str]:
     """The configuration, by key, as ``scontrol show config`` prints it."""
     pairs = (line.partition("=") for line in text.splitlines())
-    return {key.strip(): value.strip() for key, equals, value in pairs if equals and " " not in key.strip()}
+    return {key.strip(): value.strip() for key, _, value in pairs if key.strip() and value}
 
 
 def offered(text: str) -> list[str]:
@@ -232,7 +232,7 @@ def _told(mine: list[list[str]], qos: str | None) -> str:
             if len(row) == 3 and row[0] in allowed and any(row[1:]):
                 most = [f"{row[1]} job(s)"] if row[1] else []
                 limits.append(f"QOS {row[0]}: at most {' of '.join([*most, *row[2:]] if row[2] else most)}")
-    told = [", ".join(names), f"QOS {', '.join(allowed)}" if allowed else "no QOS", *dict.fromkeys(limits)]
+    told = [", ".join(names), *([f"QOS {', '.join(allowed)}"] if allowed else []), *dict.fromkeys(limits)]
     return "; ".join(told)
 
 

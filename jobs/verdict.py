@@ -16,13 +16,14 @@ _FABRIC: Final = (
     "['export OMPI_MCA_pml=ob1 OMPI_MCA_btl=tcp,self'] (Open MPI)"
 )
 _SLURM: Final[Mapping[str, str]] = {
-    r"invalid account|InvalidAccount|AssocNotAllowed|account/partition": "set resources.account (and resources.partition) "
-    "to what is yours: sacctmgr show assoc user=$USER format=account,partition,qos",
-    r"invalid qos|QOSNotAllowed": "set resources.qos to one that is yours: sacctmgr show assoc user=$USER format=account,qos",
+    r"invalid account|InvalidAccount|AssocNotAllowed|account/partition": "set resources.account (and "
+    "resources.partition) to what is yours: sacctmgr show assoc user=$USER format=account,partition,qos",
+    r"invalid qos|QOSNotAllowed": "set resources.qos to one that is yours: "
+    "sacctmgr show assoc user=$USER format=account,qos",
     r"invalid partition|PartitionDown|PartitionInactive": "set resources.partition to one that sinfo shows as up",
     r"time limit is invalid|PartitionTimeLimit|QOSMaxWall": "the test job asks for 5 minutes: another partition or QOS",
-    r"configuration is not available|feature|BadConstraints|PartitionNodeLimit|PartitionConfig|Node count": "no node has "
-    "what is asked for: less of it, or other resources.partition, constraint, gpus_per_rank, mem_gb, nodes",
+    r"configuration is not available|feature|BadConstraints|PartitionNodeLimit|PartitionConfig": "no node has what "
+    "is asked for: less of it, or other resources.partition, constraint, gpus_per_rank, mem_gb, nodes",
     r"wckey": "set yours, resources.sbatch: {wckey: NAME}: submitit writes submitit",
     r"\bgres\b": "the site asks for GPUs in another way: resources.gpus_per_rank: 0 and, for example, "
     "resources.sbatch: {gpus-per-node: 2} or {gres: 'gpu:2'}",
@@ -34,8 +35,8 @@ _SLURM: Final[Mapping[str, str]] = {
 }
 """What to do about what sbatch says, and about reasons for which a job waits."""
 _RANKS: Final[Mapping[str, str]] = {
-    r"mpi plugin|Invalid MPI type|plugin name for mpi": "set resources.mpi to one that srun --mpi=list shows: pmi2 (MPICH), "
-    "pmix (Open MPI); where it is shown and not taken, the site has not installed all of it",
+    r"mpi plugin|Invalid MPI type|plugin name for mpi": "set resources.mpi to one that srun --mpi=list shows: "
+    "pmi2 (MPICH), pmix (Open MPI); where it is shown and not taken, the site has not installed all of it",
     r"No module named|No such file|command not found": "Python and its packages are to lie on the disk that all nodes "
     "share; what else they need is loaded in resources.setup: [module load ...]",
     r"cannot load MPI|shared object|undefined symbol": "load the MPI library on the nodes, too: "
@@ -137,13 +138,13 @@ def _devices(up: Sequence[Mapping[str, Any]], resources: Resources) -> list[Find
         remedy = "is torch built for CUDA (see structlearn doctor on a node)? are GPUs asked for in another way here, "
         remedy += "through resources.sbatch: {gres: 'gpu:2'} or {gpus-per-node: 2}?"
         return [Finding("gpus", "fail", says, remedy)]
+    if wanted and any(len(task["devices"]) > wanted for task in up):
+        remedy = "the nodes do not hide other jobs' devices: ask the staff about ConstrainDevices"
+        return [Finding("gpus", "warn", f"{says}: more than the {wanted} that each has asked for", remedy)]
     seen = [(task["node"], device) for task in up for _, device in task["devices"] if device]
     if wanted and len(set(seen)) < len(seen):
         remedy = "srun does not bind them here: ask the staff about gres.conf and cgroups"
         return [Finding("gpus", "fail", f"{says}: the ranks share a device", remedy)]
-    if wanted and any(len(task["devices"]) > wanted for task in up):
-        remedy = "the nodes do not hide other jobs' devices: ask the staff about ConstrainDevices"
-        return [Finding("gpus", "warn", f"{says}: more than the {wanted} that each has asked for", remedy)]
     return [Finding("gpus", "ok", says)]
 
 
