@@ -29,6 +29,7 @@ class Attempt:
         how: "done", "stopped" (it was asked to, and can go on) or "failed"; or RETRIED, CANCELLED.
         reason: the first line of what went wrong; empty where nothing did.
         place: the newest checkpoint that was left behind; empty: none.
+        code_version: of structlearn (:func:`jobs.origin.code_version`).
     """
 
     job: str
@@ -38,6 +39,7 @@ class Attempt:
     how: str
     reason: str = ""
     place: str = ""
+    code_version: str = ""
 
 
 def note(run_dir: Path, attempt: Attempt) -> None:

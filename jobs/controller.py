@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from typing import Final
 
 from hpc.config.folder import CHECKPOINTS, LOGS, ended, read_status, resumable
 from hpc.signals import StopRequest, end_with_parent
-from jobs.attempts import Attempt, history, hopeless, note
+from jobs.attempts import Attempt, cancelled, history, hopeless, note
+from jobs.origin import code_version
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -20,6 +22,15 @@ OUTPUT: Final = "output.log"
 """In a run's logs/: what its ranks print, of all its starts."""
 PAUSE_S: Final = 5.0
 """Before a run that has failed starts again: what it met with may be over."""
+LINGER_S: Final = 60.0
+"""For so long the command of a run may outlive rank 0. Where a node was lost and is back before the scheduler has
+noticed, srun waits for its ranks for ever."""
+SILENT_S: Final = 1800.0
+"""For so long it may take until the ranks give their first sign of life: all waits of their own end before."""
+POLITE_S: Final = 10.0
+"""Between asking such a command to end and killing it."""
+LOOK_S: Final = 2.0
+"""How often the folder of a run that trains is looked at."""
 
 Command = Callable[[Path], Sequence[str]]
 """Of a run's folder: the command that starts its ranks, and ends when they have."""
@@ -28,72 +39,137 @@ Command = Callable[[Path], Sequence[str]]
 class Controller:
     """Makes the runs of one job.
 
-    A run is started until it is done, is told to stop, or has failed in the same way three times without coming any
-    further (:func:`jobs.attempts.hopeless`). What fails for a mistake in its configuration (exit code 2) is not started
-    again. The others of the job are made whatever becomes of one of them.
+    A run is started until it is done, is told to stop, is cancelled, or has failed in the same way three times without
+    coming any further (:func:`jobs.attempts.hopeless`). What fails for a mistake in its configuration (exit code 2) is
+    not started again. The others of the job are made whatever becomes of one of them.
 
     Args:
         run_dirs: the folders of its runs, with their frozen configurations.
         command: how a run is started.
         job: the scheduler's name of the job, for the history.
         env: of the ranks.
+        mine: is a run, by its folder, still this job's to make? Another job may have been made for it meanwhile.
+        sound: can this job start another run? A node may be lost; then the job goes back into the queue.
     """
 
-    def __init__(self, run_dirs: Sequence[Path], command: Command, job: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        run_dirs: Sequence[Path],
+        command: Command,
+        job: str,
+        env: dict[str, str] | None = None,
+        mine: Callable[[Path], bool] = lambda _: True,
+        sound: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._run_dirs, self._command, self._job, self._env = list(run_dirs), command, job, env
+        self._mine, self._sound, self._code = mine, sound, code_version()
 
     def __call__(self) -> int:
-        """The job's exit code: 0 all are done; 75 stopped, and to be started again; 1 some have failed."""
+        """The job's exit code: 0 nothing is left to do; 75 stopped, and to be started again; 1 some have failed."""
         codes = []
         with StopRequest() as stop:
             for run_dir in self._run_dirs:
                 codes.append(self._make(run_dir, stop))
                 if codes[-1] == STOPPED:
                     return STOPPED
-        return FAILED if any(codes) else DONE
+        return FAILED if FAILED in codes else DONE
 
     def _make(self, run_dir: Path, stop: StopRequest) -> int:
         """One run, to its end or to a stop; 0, 1 or 75."""
-        while read_status(run_dir).get("state") != "done":
-            if hopeless(history(run_dir)):
-                return FAILED
-            if stop.requested:
-                return STOPPED
+        while (end := self._end(run_dir)) is None and not stop.requested:
             attempt = self._attempt(run_dir, stop)
             note(run_dir, attempt)
-            if attempt.how == "stopped":
-                return STOPPED
             if attempt.code == USAGE:
                 return FAILED
-            if attempt.how == "failed" and not hopeless(history(run_dir)):
+            end = self._end(run_dir)
+            if attempt.how == "stopped" or not self._sound():
+                break
+            if end is None:
                 _wait(PAUSE_S, stop)
-        return DONE
+        return STOPPED if end is None else end
+
+    def _end(self, run_dir: Path) -> int | None:
+        """The code of a run that is not to be started (again); else None."""
+        past = history(run_dir)
+        if read_status(run_dir).get("state") == "done":
+            return DONE
+        if hopeless(past):
+            return FAILED
+        return DONE if cancelled(past) or not self._mine(run_dir) else None
 
     def _attempt(self, run_dir: Path, stop: StopRequest) -> Attempt:
         began = time.time()
-        code = self._start(self._command(run_dir), run_dir / LOGS / OUTPUT, stop)
-        how, reason = outcome(run_dir, began, code, asked=stop.requested)
-        return Attempt(self._job, began, time.time(), code, how, reason, newest(run_dir))
+        step = Step(run_dir, began, self._command(run_dir), self._env)
+        code = step.wait(stop)
+        how, reason = outcome(run_dir, began, code, asked=step.told or stop.requested)
+        return Attempt(self._job, began, time.time(), code, how, reason, newest(run_dir), self._code)
 
-    def _start(self, line: Sequence[str], output: Path, stop: StopRequest) -> int:
-        """The exit code of a command, of which a signal to this process asks the ranks to stop."""
+
+class Step:
+    """The command that starts a run's ranks, while it runs.
+
+    Args:
+        run_dir: the run's folder.
+        began: seconds since 1970, before now.
+        line: the command.
+        env: of it.
+    """
+
+    def __init__(self, run_dir: Path, began: float, line: Sequence[str], env: dict[str, str] | None) -> None:
         here = os.getpid()
+        self._run_dir, self._began, self.told, self._seen = run_dir, began, False, False
+        output = run_dir / LOGS / OUTPUT
         output.parent.mkdir(exist_ok=True)
         with output.open("ab") as file:
-            child = subprocess.Popen(
-                line, env=self._env, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            self._child = subprocess.Popen(
+                line, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 preexec_fn=lambda: end_with_parent(here),  # noqa: PLW1509
             )  # fmt: skip
-        told = False
+
+    def wait(self, stop: StopRequest) -> int:
+        """Its exit code. The ranks are told to stop where this process is, or where the run is cancelled."""
+        look, over = 0.0, None
         while True:
             try:
-                code = child.wait(timeout=0.5)
+                code = self._child.wait(timeout=0.5)
             except subprocess.TimeoutExpired:
-                if stop.requested and not told:
-                    child.send_signal(signal.SIGUSR1)
-                    told = True
+                if stop.requested:
+                    self._tell()
+                if (now := time.monotonic()) < look:
+                    continue
+                look = now + LOOK_S
+                if cancelled(history(self._run_dir)):
+                    self._tell()
+                over = (over or now) if self._over() else None
+                if over is not None and now - over > LINGER_S:
+                    self._end()
             else:
                 return code if code >= 0 else 128 - code
+
+    def _tell(self) -> None:
+        if not self.told:
+            self._child.send_signal(signal.SIGUSR1)
+            self.told = True
+
+    def _over(self) -> bool:
+        """Is rank 0 gone, as it said itself, or as this machine knows? Or has it never come?"""
+        status = read_status(self._run_dir)
+        if status.get("heartbeat", 0) < self._began:
+            return time.time() - self._began > SILENT_S
+        if status.get("state") in {"done", "failed", "stopped"}:
+            return True
+        # What was never seen may live in another container.
+        here = status.get("host") == socket.gethostname() and Path("/proc", str(status.get("pid"))).exists()
+        self._seen = self._seen or here
+        return self._seen and not here
+
+    def _end(self) -> None:
+        """Politely first, then it is killed."""
+        self._child.terminate()
+        try:
+            self._child.wait(timeout=POLITE_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
 
 
 def outcome(run_dir: Path, began: float, code: int, *, asked: bool) -> tuple[str, str]:

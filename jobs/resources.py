@@ -1,10 +1,22 @@
 """What a sweep's runs need of a machine: the section ``resources`` of a sweep file."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from hpc.config.types import Count, Natural, Positive, Text, section
+
+_OWN: Final = "structlearn sets it; leave it out"
+OURS: Final = {
+    "time": "set resources.timeout_min", "nodes": "set resources.nodes", "ntasks": "set resources.ranks",
+    "ntasks-per-node": "set resources.ranks and resources.nodes", "cpus-per-task": "set resources.cpus_per_rank",
+    "mem": "set resources.mem_gb", "partition": "set resources.partition", "account": "set resources.account",
+    "qos": "set resources.qos", "constraint": "set resources.constraint",
+    "gpus-per-task": "set resources.gpus_per_rank",
+    "array": _OWN, "signal": _OWN, "output": _OWN, "error": _OWN, "job-name": _OWN, "open-mode": _OWN,
+    "export": "ranks need the environment of submit; leave it out",
+}  # fmt: skip
+"""Options of sbatch that are not to be given a second time, and what to do instead."""
 
 
 @section
@@ -45,3 +57,17 @@ class Resources:
     """Lines of shell before the ranks start, such as module load ..."""
     sbatch: Annotated[dict[str, str | int | bool], Field()] = Field(default_factory=dict)
     """Further options of sbatch, by their long names without dashes; true: an option without a value."""
+
+    def problems(self) -> list[str]:
+        """What does not go together in it."""
+        found = []
+        if self.ranks % self.nodes:
+            found.append(
+                f"resources.nodes: got {self.nodes}, but {self.ranks} rank(s) cannot be spread evenly over them"
+            )
+        for key in self.sbatch:
+            if key.lstrip("-") != key or not key:
+                found.append(f"resources.sbatch: got {key!r}; options are named without dashes, as in exclusive: true")
+            elif key.replace("_", "-") in OURS:
+                found.append(f"resources.sbatch.{key}: {OURS[key.replace('_', '-')]}")
+        return found

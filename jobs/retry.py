@@ -50,6 +50,8 @@ def retry(path: Path, cluster: Name | None, *, failed: bool) -> int:
 def cancel(path: Path, runs: Sequence[str]) -> int:
     """End the jobs of a sweep, or those of some of its runs; what trains stops at a checkpoint.
 
+    A job that makes other runs too goes on with those.
+
     Raises:
         ConfigError: the folder holds no sweep, or not these runs.
         RunError: the cluster does not answer.
@@ -58,16 +60,15 @@ def cancel(path: Path, runs: Sequence[str]) -> int:
     states = {state.id: state for state in states_of(folder)}
     wanted = [states[_only(states, run)] for run in runs] if runs else list(states.values())
     jobs = newest_jobs(folder.submissions())
-    ending: dict[str, list[str]] = {}
-    for state in wanted:
-        if state.kind in {"pending", "running"} and state.id in jobs:
-            cluster, job = jobs[state.id]
-            mark(folder.run_dir(state.id), CANCELLED)
-            ending.setdefault(cluster, []).append(job)
-    for cluster, names in ending.items():
-        CLUSTERS[cast("Name", cluster)].cancel(list(dict.fromkeys(names)))
-    count = sum(len(set(names)) for names in ending.values())
-    say(f"cancelled {count} job(s)" if count else "nothing to cancel: no job waits or runs", sys.stdout)
+    live = {state.id for state in states.values() if state.kind in {"pending", "running"} and state.id in jobs}
+    ending = [state.id for state in wanted if state.id in live]
+    for run in ending:
+        mark(folder.run_dir(run), CANCELLED)  # its job is not to go back into the queue, or to come to it
+    needed = {jobs[run] for run in live.difference(ending)}
+    over = dict.fromkeys(jobs[run] for run in ending if jobs[run] not in needed)
+    for cluster in dict.fromkeys(cluster for cluster, _ in over):
+        CLUSTERS[cast("Name", cluster)].cancel([job for where, job in over if where == cluster])
+    say(f"cancelled {len(ending)} run(s)" if ending else "nothing to cancel: no run waits or is made", sys.stdout)
     return 0
 
 

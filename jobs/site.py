@@ -162,11 +162,10 @@ def _requeue(config: Mapping[str, str]) -> Iterator[Finding]:
     by_default = "on by default" if config.get("JobRequeue") == "1" else "off by default, and asked for by every job"
     lasts = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
     delay = int(lasts[1]) if lasts else REQUEUE_S
-    says, remedy = f"{by_default}; a job that goes back into the queue waits {delay} s at least", ""
+    says = f"{by_default}; a job that goes back into the queue waits {delay} s at least"
     if (filters := config.get("JobSubmitPlugins", "")) not in _NOTHING:
-        says += f"; the site's filter ({filters}) may forbid it"
-        remedy = "if it does, structlearn retry goes on with what has stopped"
-    yield Finding("requeue", "ok", says, remedy)
+        says += f"; where the site's filter ({filters}) forbids it, runs go on in new jobs"
+    yield Finding("requeue", "ok", says)
     if wait := number(config.get("KillWait", "")):
         yield Finding("end", "ok", f"SIGKILL follows SIGTERM after {wait} s (KillWait)")
 

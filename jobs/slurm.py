@@ -5,21 +5,28 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from hpc.errors import RunError
-from jobs.attempts import cancelled, history
+from hpc.output import say
+from jobs.attempts import history
 from jobs.controller import STOPPED, Controller
+from jobs.origin import origin
 from jobs.resources import Resources
-from jobs.states import Scheduled
+from jobs.states import Scheduled, newest_jobs
+from jobs.sweepfolder import Submission, SweepFolder
 
 _WAITING: Final = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
 _LEAKING: Final = ("SUBMITIT_",)
+_INHERITED: Final = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")
 _TIMEOUT_S: Final = 60.0
+_STEP_S: Final = 30.0
+"""In which SLURM has noted the end of a step, where its nodes are there."""
 
 
 class SlurmJob:
@@ -41,11 +48,51 @@ class SlurmJob:
     def __call__(self) -> None:
         """Exits with the job's code."""
         name = job_name(os.environ)
+        self.claim(name)
         pass_over_steps(self.run_dirs, name, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-        code = Controller(self.run_dirs, self.command, name, self.environment(os.environ))()
-        if code == STOPPED and not any(cancelled(history(run_dir)) for run_dir in self.run_dirs):
-            requeue(os.environ["SLURM_JOB_ID"])
+        environment = self.environment(os.environ)
+        code = Controller(
+            self.run_dirs, self.command, name, environment,
+            mine=lambda run_dir: self.owns(name, run_dir), sound=lambda: no_step_left(os.environ["SLURM_JOB_ID"]),
+        )()  # fmt: skip
+        if code == STOPPED:
+            self.go_on(os.environ["SLURM_JOB_ID"])
         sys.exit(code)
+
+    @property
+    def folder(self) -> SweepFolder:
+        """Of the sweep."""
+        return SweepFolder(self.run_dirs[0].parent)
+
+    def claim(self, name: str) -> None:
+        """Note this job where the command that submitted it died before it could, unless another was made meanwhile."""
+        with self.folder.locked():
+            submissions = self.folder.submissions()
+            if not any(name in each.jobs for each in submissions):
+                known = newest_jobs(submissions)
+                runs = [run_dir.name for run_dir in self.run_dirs if run_dir.name not in known]
+                self.folder.note(Submission(time.time(), "slurm", {name: runs}, origin()))
+
+    def owns(self, name: str, run_dir: Path) -> bool:
+        """Is this job the newest that was made for a run?"""
+        return newest_jobs(self.folder.submissions()).get(run_dir.name) == ("slurm", name)
+
+    def go_on(self, job: str) -> None:
+        """Back into the queue with what is left of this job, which ends it here; as a new job where that is forbidden.
+
+        Raises:
+            RunError: neither is allowed; ``structlearn retry`` goes on from the login node.
+        """
+        try:
+            ask("scontrol", "requeue", job)
+        except RunError as error:
+            say(f"structlearn: {error}; so a new job is made", sys.stderr)
+            for key in [key for key in os.environ if key.startswith(_INHERITED) and key != "SLURM_CONF"]:
+                del os.environ[key]  # sbatch would take them for wishes
+            with self.folder.locked():
+                (name,) = submit([self.run_dirs], self.resources, self.mpi, self.folder.logs, self.folder.path.name)
+                runs = [run_dir.name for run_dir in self.run_dirs]
+                self.folder.note(Submission(time.time(), "slurm", {name: runs}, origin()))
 
     def command(self, run_dir: Path) -> list[str]:
         """How srun starts a run's ranks."""
@@ -85,16 +132,22 @@ def pass_over_steps(run_dirs: Sequence[Path], job: str, restarts: int) -> None:
         subprocess.run(("srun", "--nodes=1", "--ntasks=1", "true"), check=False, timeout=_TIMEOUT_S)  # noqa: S607
 
 
-def requeue(job: str) -> None:
-    """Put a running job back into the queue, which ends it here.
+def no_step_left(job: str) -> bool:
+    """Have all steps of a job ended, for SLURM as well? One that lingers had ranks on a node that was lost.
 
-    Raises:
-        RunError: the site does not allow it.
+    The next step would wait for it, and SLURM itself does not notice where that node was back soon.
     """
-    try:
-        ask("scontrol", "requeue", job)
-    except RunError as error:
-        raise RunError(f"{error}; run structlearn retry on the sweep's folder to go on") from None
+    until = time.monotonic() + _STEP_S
+    while True:
+        try:
+            steps = ask("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i").split()
+        except RunError:  # slurmctld is being restarted, perhaps; srun waits for it, too
+            return True
+        if not any(step.rpartition(".")[2].isdigit() for step in steps):
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(1)
 
 
 def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs: Path, name: str) -> list[str]:
@@ -110,6 +163,7 @@ def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs:
     Raises:
         RunError: there is no SLURM here, or it refuses.
     """
+    check_there("sbatch")
     names: list[str] = []
     limit = array_limit()
     for start in range(0, len(jobs), limit):
@@ -126,41 +180,60 @@ def submit_one(call: Callable[[], object], resources: Resources, logs: Path, nam
 
 
 def preview(resources: Resources, logs: Path, name: str, count: int) -> str:
-    """The batch script of an array of `count` jobs."""
-    made = executor(resources, logs, name)._executor  # noqa: SLF001  submitit has no public door
-    parameters = made.parameters | ({"map_count": count} if count > 1 else {})
-    command = made._submitit_command_str  # noqa: SLF001
-    from submitit.slurm.slurm import _make_sbatch_string
+    """The batch scripts of `count` jobs, one for each array. Also where there is no SLURM."""
+    from submitit.slurm.slurm import _make_sbatch_string  # submitit has no public door
 
-    return str(_make_sbatch_string(command=command, folder=logs, **parameters))
+    made = executor(resources, logs, name)
+    command = made._submitit_command_str  # noqa: SLF001
+    try:
+        limit = array_limit()
+    except RunError:  # one array; more is not known here
+        limit = count
+    sizes = [min(limit, count - start) for start in range(0, count, limit)]
+    parameters: dict[str, Any] = made.parameters
+    texts = {
+        size: _make_sbatch_string(command, logs, **parameters, map_count=size if size > 1 else None)
+        for size in dict.fromkeys(sizes)
+    }
+    return "\n".join(
+        f"{sizes.count(size)} array(s) of {size} job(s):\n{text}" if len(sizes) > 1 else text
+        for size, text in texts.items()
+    )
 
 
 def executor(resources: Resources, logs: Path, name: str) -> Any:
-    """Submitit's, with all that the resources ask for. Raises RunError where there is no SLURM."""
+    """Submitit's, with all that the resources ask for."""
     import submitit
 
-    check_there("srun")
-    made = submitit.AutoExecutor(folder=logs, cluster="slurm")
+    class Executor(submitit.SlurmExecutor):
+        """Made where there is no srun, too: on a laptop, to show what sbatch would get."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 2
+
     needs = resources
-    options = {
-        "name": name,
+    options: dict[str, Any] = {
+        "job_name": name,
         "nodes": needs.nodes,
-        "tasks_per_node": needs.ranks // needs.nodes,
+        "ntasks_per_node": needs.ranks // needs.nodes,
         "cpus_per_task": needs.cpus_per_rank,
-        "timeout_min": needs.timeout_min,
-        "slurm_array_parallelism": needs.parallel,
-        "slurm_signal_delay_s": needs.signal_s,
-        "slurm_use_srun": False,
-        "slurm_setup": list(needs.setup),
-        "slurm_stderr_to_stdout": True,
-        "slurm_additional_parameters": {"requeue": True, **needs.sbatch},
+        "time": needs.timeout_min,
+        "array_parallelism": needs.parallel,
+        "signal_delay_s": needs.signal_s,
+        "use_srun": False,
+        "setup": list(needs.setup),
+        "stderr_to_stdout": True,
     }
     named = {"partition": needs.partition, "account": needs.account, "qos": needs.qos, "constraint": needs.constraint}
-    options |= {f"slurm_{key}": value for key, value in named.items() if value is not None}
+    options |= {key: value for key, value in named.items() if value is not None}
     if needs.mem_gb is not None:
-        options["mem_gb"] = needs.mem_gb
+        options["mem"] = f"{round(needs.mem_gb * 1024)}M"
     if needs.gpus_per_rank:
-        options["slurm_gpus_per_task"] = needs.gpus_per_rank
+        options["gpus_per_task"] = needs.gpus_per_rank
+    more = ({} if "no-requeue" in needs.sbatch else {"requeue": True}) | needs.sbatch
+    options["additional_parameters"] = {key: value for key, value in more.items() if value is not False}
+    made = Executor(folder=logs)
     made.update_parameters(**options)
     return made
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from hpc.config.folder import read_status
-from jobs.attempts import CANCELLED, RETRIED, Attempt, history
+from jobs.attempts import CANCELLED, RETRIED, Attempt, cancelled, history
 from jobs.sweepfolder import Planned, Submission, SweepFolder
 
 Kind = Literal["new", "pending", "running", "stopped", "lost", "failed", "done"]
@@ -114,7 +114,10 @@ def state_of(
         known: has the scheduler answered?
         now: seconds since 1970.
     """
-    kind = _kind(job, status, has, known=known, now=now)
+    if cancelled(past) and status.get("state") != "running":  # its job, if there is one, is for others
+        kind = _kind("", status, None, known=True, now=now)
+    else:
+        kind = _kind(job, status, has, known=known, now=now)
     trains = kind == "running"
     made = [each for each in past if each.how not in {RETRIED, CANCELLED}]
     under_way = status.get("started", 0) > max((each.ended for each in made), default=0)  # its job has not noted it yet

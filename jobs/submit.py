@@ -12,6 +12,7 @@ from hpc.output import say
 from jobs import sweep
 from jobs.attempts import RETRIED, cancelled, history, mark
 from jobs.clusters import CLUSTERS, Name, states_of
+from jobs.origin import origin
 from jobs.resources import Resources
 from jobs.states import State, counts
 from jobs.sweep import Expanded, Run
@@ -55,7 +56,7 @@ def hand_over(folder: SweepFolder, runs: Sequence[tuple[str, Resources]], cluste
         packs = [group[start : start + resources.pack] for start in range(0, len(group), resources.pack)]
         run_dirs = [[folder.run_dir(run).absolute() for run in pack] for pack in packs]
         names = CLUSTERS[cluster].submit(run_dirs, resources, folder.logs.absolute(), folder.path.name)
-        folder.note(Submission(time.time(), cluster, dict(zip(names, packs, strict=True))))
+        folder.note(Submission(time.time(), cluster, dict(zip(names, packs, strict=True)), origin()))
         made += names
     return made
 

@@ -180,10 +180,8 @@ def _run(values: dict[str, Any], own: dict[str, Any], common: Resources, chosen:
         else:
             put(mine, key, value)
     resources = common if needs is None else _file({"resources": needs}).resources
-    if resources.ranks % resources.nodes:
-        raise ConfigError(
-            f"resources.nodes: got {resources.nodes}, but {resources.ranks} rank(s) cannot be spread evenly over them"
-        )
+    if problems := resources.problems():
+        raise ConfigError(problems)
     config = validate(mine)
     identifier = _identifier(config, resources.ranks)
     config = replace(config, run_dir=str(Path(config.run_dir) / identifier))

@@ -10,13 +10,14 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from hpc.config.folder import append_line, write_atomically
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, RunError
 from jobs.resources import Resources
 from jobs.sweep import Run
 
@@ -24,6 +25,8 @@ OWN: Final = "sweep"
 RUNS: Final = "runs.json"
 SUBMISSIONS: Final = "submissions.jsonl"
 LOGS: Final = "logs"
+PATIENCE_S: Final = 120.0
+"""For another command's submission; one of thousands of runs takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,13 @@ class Submission:
         time: seconds since 1970.
         cluster: to whom.
         jobs: for each job, by the scheduler's name of it: the ids of its runs, in their order.
+        origin: the code and the environment that it was made with (:func:`jobs.origin.origin`).
     """
 
     time: float
     cluster: str
     jobs: dict[str, list[str]]
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 class SweepFolder:
@@ -80,15 +85,34 @@ class SweepFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One command at a time that changes what is submitted: nothing is handed over twice."""
+        """One command at a time that changes what is submitted: nothing is handed over twice.
+
+        Raises:
+            RunError: another one does not come to its end.
+        """
         self.own.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.own / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._lock(descriptor, time.monotonic() + PATIENCE_S)
             yield
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int, until: float) -> None:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise RunError(
+                        f"{self.path}: another structlearn command has been submitting this sweep for more than "
+                        f"{PATIENCE_S:.0f} s; wait for it, or end it"
+                    ) from None
+                time.sleep(0.1)
+            except OSError:  # a file system without locks: nothing can be said
+                return
+            else:
+                return
 
     def runs(self) -> dict[str, Planned]:
         """All runs, by id, in their order.
@@ -125,7 +149,7 @@ class SweepFolder:
         for line in lines:
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 values: dict[str, Any] = json.loads(line)
-                found.append(Submission(values["time"], values["cluster"], values["jobs"]))
+                found.append(Submission(values["time"], values["cluster"], values["jobs"], values.get("origin", {})))
         return found
 
     def note(self, submission: Submission) -> None:

@@ -102,7 +102,10 @@ def needs(path: Path | None, overrides: Sequence[str]) -> Resources:
             raise ConfigError(f"{word}: not understood; the test job takes --resources.KEY VALUE, as a sweep file does")
     asked, given = sweep.resources(path, overrides)
     nodes = min(2, asked.nodes) if "nodes" in given else min(2, _nodes(asked.partition))
-    return replace(asked, ranks=2, nodes=nodes, timeout_min=MINUTES, signal_s=60)
+    made = replace(asked, ranks=2, nodes=nodes, timeout_min=MINUTES, signal_s=60)
+    if problems := made.problems():
+        raise ConfigError(problems)
+    return made
 
 
 def _nodes(name: str | None) -> int:

@@ -120,7 +120,7 @@ def test_cancelled_runs_go_on_when_they_are_retried(structlearn, sweep):
     folder = sweep(epochs=200, sweep={"seeds": 1})
     structlearn("submit", "sweep.yaml", "--cluster", "slurm")
     wait(structlearn, folder, lambda found: found[0]["epoch"] >= 2)
-    assert "cancelled 1 job(s)" in structlearn("cancel", str(folder))
+    assert "cancelled 1 run(s)" in structlearn("cancel", str(folder))
     wait(structlearn, folder, lambda found: found[0]["kind"] in {"stopped", "lost"})
     assert "submitted 1 run(s) in 1 job(s) to slurm" in structlearn("retry", str(folder))
     wait(structlearn, folder, lambda found: found[0]["kind"] == "running" and found[0]["starts"] >= 2)

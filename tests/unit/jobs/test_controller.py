@@ -14,8 +14,9 @@ import pytest
 
 from hpc.config.folder import read_status
 from jobs import controller as module
-from jobs.attempts import ATTEMPTS, Attempt, history, hopeless, note
+from jobs.attempts import ATTEMPTS, CANCELLED, Attempt, history, hopeless, mark, note
 from jobs.controller import Controller
+from jobs.origin import code_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,24 @@ elif word == "further":
     checkpoint(rest[0])
     say(state="stopped", error="a rank is gone", exit_code=75)
     sys.exit(75)
+elif word == "hangs":  # as srun, which waits for a node that was lost
+    checkpoint("step-000000003-epoch-00001")
+    say(state="stopped", error="rank 1 does not answer", exit_code=75)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if rest else signal.SIG_DFL)
+    time.sleep(1000)
+elif word == "orphaned":
+    import socket, subprocess
+    rank = subprocess.Popen(["sleep", "1"])
+    say(state="running", host=socket.gethostname(), pid=rank.pid)
+    rank.wait()
+    time.sleep(1000)
+elif word == "silent":
+    time.sleep(1000)
+elif word == "elsewhere":
+    import socket
+    say(state="running", host=socket.gethostname(), pid=2**22 + 1)
+    time.sleep(1)
+    say(state="done")
 elif word == "until":
     asked = []
     signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
@@ -172,3 +191,68 @@ def test_a_history_that_was_broken_off_is_read(run_of) -> None:
     assert not hopeless(history(folder))
     note(folder, one)
     assert hopeless(history(folder))
+
+
+@pytest.mark.parametrize("how", ["", " deaf"])
+def test_a_command_that_outlives_its_ranks_is_ended_and_the_job_goes_back(run_of, monkeypatch, how) -> None:
+    monkeypatch.setattr(module, "LINGER_S", 0.2)
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    monkeypatch.setattr(module, "POLITE_S", 0.3)
+    folder = run_of(f"hangs{how}", "done")
+    assert Controller([folder], command, "12_3", sound=lambda: False)() == 75
+    (only,) = history(folder)
+    assert (only.how, only.reason, only.place) == ("failed", "rank 1 does not answer", "step-000000003-epoch-00001")
+    assert made(folder) == 0
+
+
+def test_a_command_whose_rank_0_is_gone_without_a_word_is_ended(run_of, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_S", 0.2)
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    folder = run_of("orphaned", "done")
+    assert made(folder) == 0
+    assert [each.how for each in history(folder)] == ["failed", "done"]
+
+
+def test_ranks_that_never_come_are_not_waited_for(run_of, monkeypatch) -> None:
+    for name, seconds in {"LINGER_S": 0.2, "LOOK_S": 0.1, "SILENT_S": 0.5}.items():
+        monkeypatch.setattr(module, name, seconds)
+    folder = run_of("silent", "done")
+    assert made(folder) == 0
+    assert [each.how for each in history(folder)] == ["failed", "done"]
+
+
+def test_ranks_in_another_container_are_let_be(run_of, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_S", 0.0)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    folder = run_of("elsewhere", "done")
+    assert made(folder) == 0
+    assert starts(folder) == 1
+
+
+def test_a_run_that_is_cancelled_stops_and_the_others_are_made(run_of) -> None:
+    first, second, third = run_of("until", name="1"), run_of("done", name="2"), run_of("done", name="3")
+    mark(third, CANCELLED)
+
+    def tell() -> None:
+        while read_status(first).get("state") != "running":
+            time.sleep(0.01)
+        mark(first, CANCELLED)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    assert made(first, second, third) == 0
+    thread.join()
+    assert [each.how for each in history(first)] == ["cancelled", "stopped"]
+    assert (starts(first), starts(second), starts(third)) == (1, 1, 0)
+
+
+def test_a_run_that_another_job_was_made_for_is_left_alone(run_of) -> None:
+    mine, others = run_of("done", name="mine"), run_of("done", name="others")
+    assert Controller([others, mine], command, "12_3", mine=lambda run_dir: run_dir == mine)() == 0
+    assert (starts(mine), starts(others)) == (1, 0)
+
+
+def test_a_start_is_noted_with_the_code_that_made_it(run_of) -> None:
+    folder = run_of("done")
+    made(folder)
+    assert history(folder)[0].code_version == code_version()
