@@ -83,8 +83,7 @@ def test_accounts_are_told_where_there_is_accounting(doctor, slurm_accounting):
     slurm_accounting.run("sacctmgr", "-i", "add", "user", "root", "account=physics")
     _, found, _ = doctor(slurm_accounting)
     assert found["accounting"]["finding"].startswith("sacct answers")
-    assert set(found["accounts"]["finding"].partition(";")[0].split(", ")) == {"root", "physics"}
-    assert "resources.account" in found["accounts"]["remedy"]
+    assert "physics" in found["accounts"]["finding"].partition(";")[0].split(", ")
 
 
 def test_a_plugin_that_does_not_suit_is_named(doctor, slurm, tmp_path):
