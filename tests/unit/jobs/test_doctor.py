@@ -64,6 +64,9 @@ def test_a_test_job_counts(job: Any, code: int, words: str, checks: Any, capsys:
     shown = capsys.readouterr().out
     assert shown.index("One rank can train here.") < shown.index("quick") < shown.index(words)
     assert asked == [(Resources(ranks=2), 5)] * 2
+    checks({"training": finding(Finding("training", "fail", "no torch on this node"))})
+    assert doctor(as_json=False, job=Resources(ranks=2)) == 1
+    assert words in capsys.readouterr().out
 
 
 def test_the_table_shows_everything_as_it_is(checks: Any, capsys: Any) -> None:
