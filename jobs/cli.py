@@ -193,14 +193,27 @@ def export(
     typer.echo(write_export(run_dir, kind, out))
 
 
-@app.command()
+@app.command(context_settings=_OVERRIDES)
 def doctor(
+    context: typer.Context,
+    test_job: Annotated[
+        bool, typer.Option("--test-job", help="Also have SLURM start two ranks, and see that they find each other.")
+    ] = False,
+    sweep: Annotated[Path | None, typer.Option(help="A sweep file: the test job asks for what its runs do.")] = None,
+    wait: Annotated[float, typer.Option(help="Minutes to wait for the test job; then it is cancelled.", min=0.1)] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what this machine offers, what is wrong, and how to mend it."""
-    from jobs.doctor import doctor as examine
+    """Say what this machine and its cluster offer, what is wrong, and how to mend it.
 
-    raise typer.Exit(examine(as_json=as_json))
+    With --test-job, what the job asks for can be given as --resources.KEY VALUE, by the keys of a sweep file.
+    """
+    from jobs.doctor import doctor as examine
+    from jobs.trial import needs
+
+    if not test_job and (context.args or sweep):
+        raise ConfigError(f"{context.args[0] if context.args else '--sweep'}: goes with --test-job, and nowhere else")
+    job = needs(sweep, context.args) if test_job else None
+    raise typer.Exit(examine(as_json=as_json, job=job, wait_s=60 * wait))
 
 
 def main() -> None:

@@ -116,7 +116,12 @@ def plugin() -> str:
             "resources.mpi: mpi4py does not load here, so it is not known which plugin of srun suits its MPI library; "
             "set resources.mpi, for example to pmi2 (MPICH) or pmix (Open MPI)"
         )
-    return "pmix" if "Open MPI" in done.stdout else "pmi2"
+    return suited(done.stdout)
+
+
+def suited(library: str) -> str:
+    """What srun's --mpi is for an MPI library, by what it calls itself."""
+    return "pmix" if "Open MPI" in library else "pmi2"
 
 
 def states_of(folder: SweepFolder) -> list[State]:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +96,10 @@ class SlurmJob:
 
     def command(self, run_dir: Path) -> list[str]:
         """How srun starts a run's ranks."""
+        return [*self.step(), sys.executable, "-m", "hpc.rank", str(run_dir), "--progress", "plain"]
+
+    def step(self) -> list[str]:
+        """How srun starts ranks, of whatever program follows."""
         needs = self.resources
         step = [
             "srun", f"--ntasks={needs.ranks}", f"--nodes={needs.nodes}", f"--cpus-per-task={needs.cpus_per_rank}",
@@ -103,7 +107,7 @@ class SlurmJob:
         ]  # fmt: skip
         if needs.gpus_per_rank:
             step += [f"--gpus-per-task={needs.gpus_per_rank}", f"--gpu-bind=single:{needs.gpus_per_rank}"]
-        return [*step, sys.executable, "-m", "hpc.rank", str(run_dir), "--progress", "plain"]
+        return step
 
     def environment(self, outer: Mapping[str, str]) -> dict[str, str]:
         """Of the ranks."""
@@ -167,6 +171,12 @@ def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs:
         with _plainly():
             names += [job.job_id for job in executor(resources, logs, name).submit_array(part)]
     return names
+
+
+def submit_one(call: Callable[[], object], resources: Resources, logs: Path, name: str) -> str:
+    """Hand over one job that calls something; its name. Raises RunError."""
+    with _plainly():
+        return str(executor(resources, logs, name).submit(call).job_id)
 
 
 def preview(resources: Resources, logs: Path, name: str, count: int) -> str:

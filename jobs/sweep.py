@@ -98,6 +98,16 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Expanded:
     return _expanded(values, own, file)
 
 
+def resources(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Resources, frozenset[str]]:
+    """(the section `resources` of a sweep file, which of its keys are given); None: no file. The rest is not looked at.
+
+    Raises:
+        ConfigError: one message for every problem found.
+    """
+    own = values_in(path, overrides).get("resources")
+    return _file({"resources": own}).resources, frozenset(own or ())
+
+
 def _file(values: Mapping[str, Any]) -> File:
     try:
         return TypeAdapter(File).validate_python({key: value for key, value in values.items() if value is not None})
