@@ -28,6 +28,8 @@ POLITE_S: Final = 10.0
 """Between asking such a command to end and killing it."""
 LOOK_S: Final = 2.0
 """How often the folder of a run that trains is looked at."""
+_UNHEARD: Final = frozenset({128 + signal.SIGUSR1, 128 + signal.SIGUSR2})
+"""A scheduler's word that the time is over, before the ranks could listen to it: it ends them."""
 
 Command = Callable[[Path], Sequence[str]]
 """Of a run's folder: the command that starts its ranks, and ends when they have."""
@@ -175,7 +177,7 @@ def outcome(run_dir: Path, began: float, code: int, *, asked: bool) -> tuple[str
         return ("stopped" if asked else "failed"), str(status.get("error", "")).partition("\n")[0]
     if fresh and status.get("state") == "stopped":
         return "stopped", ""
-    if asked:
+    if asked or code in _UNHEARD:
         ended(run_dir, "stopped", "stopped while the ranks were starting", STOPPED)
         return "stopped", ""
     reason = f"the ranks ended with code {code} and said nothing: killed, out of memory, or as their output says"

@@ -46,6 +46,8 @@ elif word == "usage":
     sys.exit(2)
 elif word == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+elif word == "unheard":
+    os.kill(os.getpid(), signal.SIGUSR2)
 elif word == "further":
     checkpoint(rest[0])
     say(state="stopped", error="a rank is gone", exit_code=75)
@@ -158,6 +160,15 @@ def test_a_signal_stops_the_run_and_leaves_the_others_for_later(run_of, number) 
     assert [(each.how, each.place) for each in history(first)] == [("stopped", "step-000000007-epoch-00001")]
     assert made(first, second) == 0
     assert (starts(first), starts(second)) == (2, 1)
+
+
+def test_a_stop_before_the_ranks_listen_is_a_stop(run_of) -> None:
+    """SLURM's --signal goes to the ranks of a step, also to those that are still loading Python."""
+    folder = run_of("unheard", "done")
+    assert made(folder) == 75
+    assert [(each.code, each.how) for each in history(folder)] == [(140, "stopped")]
+    assert read_status(folder)["state"] == "stopped"
+    assert made(folder) == 0
 
 
 def test_stops_do_not_count_as_failures(run_of) -> None:
