@@ -30,6 +30,9 @@ _THERE: Final = "Job is pending"
 AWAY_S: Final = 3600.0
 """For so long SLURM's controller is waited for: jobs go on while it is upgraded."""
 AGAIN_S: Final = 5.0
+_OVERLAP: Final = {"SLURM_OVERLAP": "1"}
+"""A node that was lost, and is back before SLURM has noticed, never says that its ranks have ended. Their step holds
+the job's cores for ever, and srun would wait for them for the next one. SLURM before 20.11 does so by itself."""
 _STEP_S: Final = 300.0
 """For a step that does nothing. Where the controller is restarted while srun asks for it, it comes after 125 s."""
 
@@ -119,7 +122,7 @@ class SlurmJob:
     def environment(self, outer: Mapping[str, str]) -> dict[str, str]:
         """Of the ranks."""
         kept = {key: value for key, value in outer.items() if not key.startswith(_LEAKING)}
-        return kept | {"OMP_NUM_THREADS": str(self.resources.cpus_per_rank)}
+        return kept | _OVERLAP | {"OMP_NUM_THREADS": str(self.resources.cpus_per_rank)}
 
 
 def job_name(environ: Mapping[str, str]) -> str:
@@ -137,7 +140,10 @@ def pass_over_steps(run_dirs: Sequence[Path], job: str, restarts: int) -> None:
     known = sum(attempt.job == job for run_dir in run_dirs for attempt in history(run_dir))
     for _ in range(known + restarts if restarts else 0):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(("srun", "--nodes=1", "--ntasks=1", "true"), check=False, timeout=_STEP_S)  # noqa: S607
+            subprocess.run(
+                ("srun", "--nodes=1", "--ntasks=1", "true"),  # noqa: S607
+                env=os.environ | _OVERLAP, check=False, timeout=_STEP_S,
+            )  # fmt: skip
 
 
 def requeue(job: str) -> None:

@@ -266,4 +266,4 @@ def test_ranks_are_started_as_their_needs_say(sweep) -> None:
         assert option in line
     assert line.endswith(f"{sys.executable} -m hpc.rank {sweep.run_dir('a')} --progress plain")
     env = job.environment({"SUBMITIT_EXECUTOR": "slurm", "HOME": "/h", "SLURM_JOB_ID": "1"})
-    assert env == {"HOME": "/h", "SLURM_JOB_ID": "1", "OMP_NUM_THREADS": "3"}
+    assert env == {"HOME": "/h", "SLURM_JOB_ID": "1", "SLURM_OVERLAP": "1", "OMP_NUM_THREADS": "3"}
