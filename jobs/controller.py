@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ OUTPUT: Final = "output.log"
 PAUSE_S: Final = 5.0
 """Before a run that has failed starts again: what it met with may be over."""
 LINGER_S: Final = 60.0
-"""For so long the command of a run may outlive the last word of its ranks. Where a node was lost and is back before
-the scheduler has noticed, srun waits for its ranks for ever: it is ended, and the job goes back into the queue."""
+"""For so long the command of a run may outlive rank 0. Where a node was lost and is back before the scheduler has
+noticed, srun waits for its ranks for ever."""
+SILENT_S: Final = 1800.0
+"""For so long it may take until the ranks give their first sign of life: all waits of their own end before."""
 POLITE_S: Final = 10.0
 """Between asking such a command to end and killing it."""
 LOOK_S: Final = 2.0
@@ -48,6 +51,7 @@ class Controller:
         job: the scheduler's name of the job, for the history.
         env: of the ranks.
         mine: is a run, by its folder, still this job's to make? Another job may have been made for it meanwhile.
+        sound: can this job start another run? A node may be lost; then the job goes back into the queue.
     """
 
     def __init__(
@@ -57,9 +61,10 @@ class Controller:
         job: str,
         env: dict[str, str] | None = None,
         mine: Callable[[Path], bool] = lambda _: True,
+        sound: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._run_dirs, self._command, self._job, self._env, self._mine = list(run_dirs), command, job, env, mine
-        self._code = code_version()
+        self._run_dirs, self._command, self._job, self._env = list(run_dirs), command, job, env
+        self._mine, self._sound, self._code = mine, sound, code_version()
 
     def __call__(self) -> int:
         """The job's exit code: 0 nothing is left to do; 75 stopped, and to be started again; 1 some have failed."""
@@ -74,12 +79,12 @@ class Controller:
     def _make(self, run_dir: Path, stop: StopRequest) -> int:
         """One run, to its end or to a stop; 0, 1 or 75."""
         while (end := self._end(run_dir)) is None and not stop.requested:
-            attempt, lost = self._attempt(run_dir, stop)
+            attempt = self._attempt(run_dir, stop)
             note(run_dir, attempt)
             if attempt.code == USAGE:
                 return FAILED
             end = self._end(run_dir)
-            if attempt.how == "stopped" or lost:
+            if attempt.how == "stopped" or not self._sound():
                 break
             if end is None:
                 _wait(PAUSE_S, stop)
@@ -94,13 +99,12 @@ class Controller:
             return FAILED
         return DONE if cancelled(past) or not self._mine(run_dir) else None
 
-    def _attempt(self, run_dir: Path, stop: StopRequest) -> tuple[Attempt, bool]:
-        """(what became of one start, whether its command had to be ended)."""
+    def _attempt(self, run_dir: Path, stop: StopRequest) -> Attempt:
         began = time.time()
         step = Step(run_dir, began, self._command(run_dir), self._env)
         code = step.wait(stop)
         how, reason = outcome(run_dir, began, code, asked=step.told or stop.requested)
-        return Attempt(self._job, began, time.time(), code, how, reason, newest(run_dir), self._code), step.lingered
+        return Attempt(self._job, began, time.time(), code, how, reason, newest(run_dir), self._code)
 
 
 class Step:
@@ -115,7 +119,7 @@ class Step:
 
     def __init__(self, run_dir: Path, began: float, line: Sequence[str], env: dict[str, str] | None) -> None:
         here = os.getpid()
-        self._run_dir, self._began, self.told, self.lingered = run_dir, began, False, False
+        self._run_dir, self._began, self.told, self._seen = run_dir, began, False, False
         output = run_dir / LOGS / OUTPUT
         output.parent.mkdir(exist_ok=True)
         with output.open("ab") as file:
@@ -131,14 +135,14 @@ class Step:
             try:
                 code = self._child.wait(timeout=0.5)
             except subprocess.TimeoutExpired:
-                now = time.monotonic()
                 if stop.requested:
                     self._tell()
-                if now >= look:
-                    look = now + LOOK_S
-                    if cancelled(history(self._run_dir)):
-                        self._tell()
-                    over = (over or now) if self._over() else None
+                if (now := time.monotonic()) < look:
+                    continue
+                look = now + LOOK_S
+                if cancelled(history(self._run_dir)):
+                    self._tell()
+                over = (over or now) if self._over() else None
                 if over is not None and now - over > LINGER_S:
                     self._end()
             else:
@@ -150,13 +154,19 @@ class Step:
             self.told = True
 
     def _over(self) -> bool:
-        """Have the ranks said how they ended?"""
+        """Is rank 0 gone, as it said itself, or as this machine knows? Or has it never come?"""
         status = read_status(self._run_dir)
-        return status.get("heartbeat", 0) >= self._began and status.get("state") in {"done", "failed", "stopped"}
+        if status.get("heartbeat", 0) < self._began:
+            return time.time() - self._began > SILENT_S
+        if status.get("state") in {"done", "failed", "stopped"}:
+            return True
+        # What was never seen may live in another container.
+        here = status.get("host") == socket.gethostname() and Path("/proc", str(status.get("pid"))).exists()
+        self._seen = self._seen or here
+        return self._seen and not here
 
     def _end(self) -> None:
-        """Of the command of ranks that are gone: politely first, then it is killed."""
-        self.lingered = True
+        """Politely first, then it is killed."""
         self._child.terminate()
         try:
             self._child.wait(timeout=POLITE_S)

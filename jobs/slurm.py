@@ -33,8 +33,10 @@ AGAIN_S: Final = 5.0
 _OVERLAP: Final = {"SLURM_OVERLAP": "1"}
 """A node that was lost, and is back before SLURM has noticed, never says that its ranks have ended. Their step holds
 the job's cores for ever, and srun would wait for them for the next one. SLURM before 20.11 does so by itself."""
-_STEP_S: Final = 300.0
+_EMPTY_STEP_S: Final = 300.0
 """For a step that does nothing. Where the controller is restarted while srun asks for it, it comes after 125 s."""
+_STEP_S: Final = 30.0
+"""In which SLURM has noted the end of a step, where its nodes are there."""
 
 
 class SlurmJob:
@@ -59,7 +61,10 @@ class SlurmJob:
         self.claim(name)
         pass_over_steps(self.run_dirs, name, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
         environment = self.environment(os.environ)
-        code = Controller(self.run_dirs, self.start, name, environment, lambda run_dir: self.owns(name, run_dir))()
+        code = Controller(
+            self.run_dirs, self.start, name, environment,
+            mine=lambda run_dir: self.owns(name, run_dir), sound=lambda: no_step_left(name),
+        )()  # fmt: skip
         if code == STOPPED:
             self.go_on(name)
         sys.exit(code)
@@ -142,7 +147,7 @@ def pass_over_steps(run_dirs: Sequence[Path], job: str, restarts: int) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 ("srun", "--nodes=1", "--ntasks=1", "true"),  # noqa: S607
-                env=os.environ | _OVERLAP, check=False, timeout=_STEP_S,
+                env=os.environ | _OVERLAP, check=False, timeout=_EMPTY_STEP_S,
             )  # fmt: skip
 
 
@@ -180,6 +185,24 @@ def answers() -> bool:
     except RunError:
         return False
     return True
+
+
+def no_step_left(job: str) -> bool:
+    """Have all steps of a job ended, for SLURM as well? One that lingers had ranks on a node that was lost.
+
+    The next step would wait for it, and SLURM itself does not notice where that node was back soon.
+    """
+    until = time.monotonic() + _STEP_S
+    while True:
+        try:
+            steps = ask("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i").split()
+        except RunError:  # slurmctld is being restarted, perhaps; srun waits for it, too
+            return True
+        if not any(step.rpartition(".")[2].isdigit() for step in steps):
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(1)
 
 
 def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs: Path, name: str) -> list[str]:

@@ -57,6 +57,19 @@ elif word == "hangs":  # as srun, which waits for a node that was lost
     say(state="stopped", error="rank 1 does not answer", exit_code=75)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if rest else signal.SIG_DFL)
     time.sleep(1000)
+elif word == "orphaned":
+    import socket, subprocess
+    rank = subprocess.Popen(["sleep", "1"])
+    say(state="running", host=socket.gethostname(), pid=rank.pid)
+    rank.wait()
+    time.sleep(1000)
+elif word == "silent":
+    time.sleep(1000)
+elif word == "elsewhere":
+    import socket
+    say(state="running", host=socket.gethostname(), pid=2**22 + 1)
+    time.sleep(1)
+    say(state="done")
 elif word == "until":
     asked = []
     signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
@@ -197,10 +210,34 @@ def test_a_command_that_outlives_its_ranks_is_ended_and_the_job_goes_back(run_of
     monkeypatch.setattr(module, "LOOK_S", 0.1)
     monkeypatch.setattr(module, "POLITE_S", 0.3)
     folder = run_of(f"hangs{how}", "done")
-    assert made(folder) == 75
+    assert Controller([folder], command, "12_3", sound=lambda: False)() == 75
     (only,) = history(folder)
     assert (only.how, only.reason, only.place) == ("failed", "rank 1 does not answer", "step-000000003-epoch-00001")
     assert made(folder) == 0
+
+
+def test_a_command_whose_rank_0_is_gone_without_a_word_is_ended(run_of, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_S", 0.2)
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    folder = run_of("orphaned", "done")
+    assert made(folder) == 0
+    assert [each.how for each in history(folder)] == ["failed", "done"]
+
+
+def test_ranks_that_never_come_are_not_waited_for(run_of, monkeypatch) -> None:
+    for name, seconds in {"LINGER_S": 0.2, "LOOK_S": 0.1, "SILENT_S": 0.5}.items():
+        monkeypatch.setattr(module, name, seconds)
+    folder = run_of("silent", "done")
+    assert made(folder) == 0
+    assert [each.how for each in history(folder)] == ["failed", "done"]
+
+
+def test_ranks_in_another_container_are_let_be(run_of, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_S", 0.0)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    folder = run_of("elsewhere", "done")
+    assert made(folder) == 0
+    assert starts(folder) == 1
 
 
 def test_a_run_that_is_cancelled_stops_and_the_others_are_made(run_of) -> None:

@@ -105,7 +105,7 @@ def test_what_sbatch_would_get_is_shown_where_there_is_no_slurm(tmp_path, monkey
 
 def test_what_sbatch_refuses_is_told_in_its_words(fake, sweep) -> None:
     fake(srun="", scontrol=config(10), sbatch="echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
-    with pytest.raises(RunError, match="SLURM did not take the jobs.*invalid partition specified: x"):
+    with pytest.raises(RunError, match=r"SLURM did not take the jobs.*invalid partition specified: x"):
         submit(runs(sweep, 2), Resources(), "pmi2", sweep.logs, "n")
 
 
@@ -203,7 +203,7 @@ def test_a_controller_that_is_away_is_waited_for(fake, sweep, tmp_path, monkeypa
 
 
 def test_a_step_that_does_not_come_is_not_waited_for_for_ever(fake, sweep, monkeypatch) -> None:
-    monkeypatch.setattr(slurm, "_STEP_S", 0.1)
+    monkeypatch.setattr(slurm, "_EMPTY_STEP_S", 0.1)
     fake(srun="exec sleep 10")
     pass_over_steps([sweep.run_dir("a")], "12_3", 1)
     assert len(fake.called("srun")) == 1
@@ -267,3 +267,14 @@ def test_ranks_are_started_as_their_needs_say(sweep) -> None:
     assert line.endswith(f"{sys.executable} -m hpc.rank {sweep.run_dir('a')} --progress plain")
     env = job.environment({"SUBMITIT_EXECUTOR": "slurm", "HOME": "/h", "SLURM_JOB_ID": "1"})
     assert env == {"HOME": "/h", "SLURM_JOB_ID": "1", "SLURM_OVERLAP": "1", "OMP_NUM_THREADS": "3"}
+
+
+def test_a_step_that_does_not_end_is_waited_for_and_then_told(fake, monkeypatch) -> None:
+    monkeypatch.setattr(slurm, "_STEP_S", 1.5)
+    fake(squeue='printf "12.batch\\n12.extern\\n"')
+    assert slurm.no_step_left("12")
+    fake(squeue='printf "12.batch\\n12.3\\n"')
+    assert not slurm.no_step_left("12")
+    assert len(fake.called("squeue")) > 2
+    fake(squeue="exit 1")
+    assert slurm.no_step_left("12")
