@@ -45,6 +45,8 @@ RUNS = (
 HITS = ("kind", "sweep", "hit", "run", "fault", "moment", "epoch", "lost")
 PATIENCE_S = 900.0
 """So long a sweep may take once it is left alone."""
+EARLY = 1 / 3
+"""Of the faults come whatever runs are doing, which is to start more often than not; others while they train."""
 YOUNG_S = 7.0
 """A controller that is killed forgets its last five seconds: FACTS.md, 6."""
 
@@ -112,6 +114,14 @@ class Disturbed(faults["Sweep"]):  # type: ignore[misc]
             epoch = int(read_status(self.folder / run).get("epoch", 0))
             self.hits.append(Hit(run, what, time.time(), ages.get(run, math.nan), epoch, self.watch.step(run)))
 
+    def wait_for_training(self) -> None:
+        """Return when one of the runs has just made steps; at the latest after three minutes."""
+        until = time.monotonic() + 180
+        while time.monotonic() < until and not self.over():
+            if any(marks and marks[-1][0] > time.time() - 1 for marks in self.watch.seen.values()):
+                return
+            time.sleep(0.2)
+
     def lost(self, hit: Hit) -> float | None:
         """Seconds without a new step that a fault cost its run."""
         later = [each.at for each in self.hits if each.run == hit.run and each.at > hit.at]
@@ -126,28 +136,28 @@ class Kind:
         faults: of tests/slurm/faults.py, in turn; none: SLURM makes them by itself.
         each: a moment for each run of its own; else one for all that run then.
         old: seconds that every job must be old.
-        options: of the cluster.
         values: of the sweep file that differ.
     """
 
     faults: tuple[str, ...]
     each: bool = False
     old: float = 0.0
-    options: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
 
 
+FEW = {"sweep.seeds": 3}
+"""Each run is hit more than once."""
 KINDS = {
     "scancel": Kind(("told_to_stop",), each=True),
-    "preemption": Kind(("preempted",), values={"resources.partition": "low"}),
+    "preemption": Kind(("preempted",), values=FEW | {"resources.partition": "low"}),
     "time limit": Kind((), values={"resources.timeout_min": 2, "resources.signal_s": 15, "epochs": 100}),
     "rank killed": Kind(("rank_killed",), each=True),
-    "slurmd killed": Kind(("daemon_killed",)),
-    "batch node failed": Kind(("batch_node_failed",)),
-    "other node failed": Kind(("other_node_failed",)),
-    "node away": Kind(("node_away",)),
-    "slurmctld restarted": Kind(("controller_restarted",)),
-    "slurmctld killed": Kind(("controller_killed",), old=YOUNG_S),
+    "slurmd killed": Kind(("daemon_killed",), values=FEW),
+    "batch node failed": Kind(("batch_node_failed",), values=FEW),
+    "other node failed": Kind(("other_node_failed",), values=FEW),
+    "node away": Kind(("node_away",), values=FEW),
+    "slurmctld restarted": Kind(("controller_restarted",), values=FEW),
+    "slurmctld killed": Kind(("controller_killed",), old=YOUNG_S, values=FEW),
     "several": Kind(
         (
             "told_to_stop", "preempted", "rank_killed", "daemon_killed", "batch_node_failed", "other_node_failed",
@@ -159,8 +169,8 @@ KINDS = {
 
 
 def moment(draw: random.Random) -> tuple[float, float]:
-    """When a fault comes: (seconds since the job's start, or steps made). A third comes before the first step."""
-    return (draw.uniform(0.5, 15), math.inf) if draw.random() < 1 / 3 else (math.inf, draw.uniform(1, 520))
+    """When a fault comes: (seconds since the job's start, or steps made)."""
+    return (draw.uniform(0.5, 15), math.inf) if draw.random() < EARLY else (math.inf, draw.uniform(1, 520))
 
 
 def each_at_its_moment(sweep: Disturbed, kind: Kind, _wanted: int) -> None:
@@ -185,7 +195,9 @@ def all_at_once(sweep: Disturbed, kind: Kind, wanted: int) -> None:
         if len(sweep.hits) >= wanted or not sweep.ages():
             time.sleep(0.5)
             continue
-        time.sleep(sweep.draw.uniform(1, 12))
+        if sweep.draw.random() > EARLY:
+            sweep.wait_for_training()
+        time.sleep(sweep.draw.uniform(0, 8))
         ages = sweep.ages()
         if not ages or min(ages.values()) < kind.old:
             continue
@@ -236,7 +248,7 @@ def make(name: str, number: int, wanted: int, work: Path) -> tuple[list[dict[str
         for word in outer:
             section = section[word]
         section[last] = value
-    with slurm["Cluster"](cpus=values["resources"]["parallel"], **kind.options) as cluster:
+    with slurm["Cluster"](cpus=values["resources"]["parallel"]) as cluster:
         sweep = Disturbed(cluster, folder / "sweep", random.Random(f"{name} {number}"))
         sweep.submit(values)
         begun = time.time()
