@@ -154,16 +154,17 @@ class Step:
             self.told = True
 
     def _over(self) -> bool:
-        """Is rank 0 gone, as it said itself, or as this machine knows? Or has it never come?"""
+        """Are the ranks gone, as they said themselves, or as this machine knows? Or have they never come?"""
         status = read_status(self._run_dir)
-        if status.get("heartbeat", 0) < self._began:
-            return time.time() - self._began > SILENT_S
-        if status.get("state") in {"done", "failed", "stopped"}:
+        fresh = status.get("heartbeat", 0) >= self._began
+        if fresh and status.get("state") in {"done", "failed", "stopped"}:
             return True
-        # What was never seen may live in another container.
-        here = status.get("host") == socket.gethostname() and Path("/proc", str(status.get("pid"))).exists()
+        named = fresh and status.get("host") == socket.gethostname() and Path("/proc", str(status.get("pid"))).exists()
+        here = named or rank_here(self._run_dir)
         self._seen = self._seen or here
-        return self._seen and not here
+        if self._seen:  # what was never seen may live in another container
+            return not here
+        return not fresh and time.time() - self._began > SILENT_S
 
     def _end(self) -> None:
         """Politely first, then it is killed."""
@@ -194,6 +195,19 @@ def outcome(run_dir: Path, began: float, code: int, *, asked: bool) -> tuple[str
     state = "stopped" if resumable(run_dir) else "failed"
     ended(run_dir, state, reason, code or FAILED)
     return "failed", reason
+
+
+def rank_here(run_dir: Path) -> bool:
+    """Does a rank of a run live on this machine? Also one that has not given a sign of life yet."""
+    words = b"\0".join((b"-m", b"hpc.rank", os.fsencode(run_dir))) + b"\0"
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if line.partition(b"\0")[2].startswith(words):  # srun has them, too, further behind
+            return True
+    return False
 
 
 def newest(run_dir: Path) -> str:

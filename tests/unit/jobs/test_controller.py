@@ -65,6 +65,12 @@ elif word == "orphaned":
     time.sleep(1000)
 elif word == "silent":
     time.sleep(1000)
+elif word == "mute":  # as srun, after a rank that MPI's start has ended on this node; others were on one that is lost
+    import subprocess
+    (here / "hpc").mkdir()
+    (here / "hpc" / "rank.py").write_text("import time; time.sleep(1)")
+    subprocess.run([sys.executable, "-m", "hpc.rank", str(here)], cwd=here, env={})
+    time.sleep(1000)
 elif word == "elsewhere":
     import socket
     say(state="running", host=socket.gethostname(), pid=2**22 + 1)
@@ -220,6 +226,14 @@ def test_a_command_whose_rank_0_is_gone_without_a_word_is_ended(run_of, monkeypa
     monkeypatch.setattr(module, "LINGER_S", 0.2)
     monkeypatch.setattr(module, "LOOK_S", 0.1)
     folder = run_of("orphaned", "done")
+    assert made(folder) == 0
+    assert [each.how for each in history(folder)] == ["failed", "done"]
+
+
+def test_a_command_whose_ranks_ended_before_their_first_sign_of_life_is_ended(run_of, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_S", 0.2)
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    folder = run_of("mute", "done")
     assert made(folder) == 0
     assert [each.how for each in history(folder)] == ["failed", "done"]
 
