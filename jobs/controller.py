@@ -31,6 +31,8 @@ POLITE_S: Final = 10.0
 """Between asking such a command to end and killing it."""
 LOOK_S: Final = 2.0
 """How often the folder of a run that trains is looked at."""
+_UNHEARD: Final = frozenset({128 + signal.SIGUSR1, 128 + signal.SIGUSR2})
+"""A scheduler's word that the time is over, before the ranks could listen to it: it ends them."""
 
 Command = Callable[[Path], Sequence[str]]
 """Of a run's folder: the command that starts its ranks, and ends when they have."""
@@ -152,16 +154,17 @@ class Step:
             self.told = True
 
     def _over(self) -> bool:
-        """Is rank 0 gone, as it said itself, or as this machine knows? Or has it never come?"""
+        """Are the ranks gone, as they said themselves, or as this machine knows? Or have they never come?"""
         status = read_status(self._run_dir)
-        if status.get("heartbeat", 0) < self._began:
-            return time.time() - self._began > SILENT_S
-        if status.get("state") in {"done", "failed", "stopped"}:
+        fresh = status.get("heartbeat", 0) >= self._began
+        if fresh and status.get("state") in {"done", "failed", "stopped"}:
             return True
-        # What was never seen may live in another container.
-        here = status.get("host") == socket.gethostname() and Path("/proc", str(status.get("pid"))).exists()
+        named = fresh and status.get("host") == socket.gethostname() and Path("/proc", str(status.get("pid"))).exists()
+        here = named or rank_here(self._run_dir)
         self._seen = self._seen or here
-        return self._seen and not here
+        if self._seen:  # what was never seen may live in another container
+            return not here
+        return not fresh and time.time() - self._began > SILENT_S
 
     def _end(self) -> None:
         """Politely first, then it is killed."""
@@ -185,13 +188,26 @@ def outcome(run_dir: Path, began: float, code: int, *, asked: bool) -> tuple[str
         return ("stopped" if asked else "failed"), str(status.get("error", "")).partition("\n")[0]
     if fresh and status.get("state") == "stopped":
         return "stopped", ""
-    if asked:
+    if asked or code in _UNHEARD:
         ended(run_dir, "stopped", "stopped while the ranks were starting", STOPPED)
         return "stopped", ""
     reason = f"the ranks ended with code {code} and said nothing: killed, out of memory, or as their output says"
     state = "stopped" if resumable(run_dir) else "failed"
     ended(run_dir, state, reason, code or FAILED)
     return "failed", reason
+
+
+def rank_here(run_dir: Path) -> bool:
+    """Does a rank of a run live on this machine? Also one that has not given a sign of life yet."""
+    words = b"\0".join((b"-m", b"hpc.rank", os.fsencode(run_dir))) + b"\0"
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if line.partition(b"\0")[2].startswith(words):  # srun has them, too, further behind
+            return True
+    return False
 
 
 def newest(run_dir: Path) -> str:

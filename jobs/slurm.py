@@ -25,6 +25,16 @@ _WAITING: Final = frozenset(
 _LEAKING: Final = ("SUBMITIT_",)
 _INHERITED: Final = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")
 _TIMEOUT_S: Final = 60.0
+_THERE: Final = "Job is pending"
+"""What SLURM says of a job that is in the queue already."""
+AWAY_S: Final = 3600.0
+"""For so long SLURM's controller is waited for: jobs go on while it is upgraded."""
+AGAIN_S: Final = 5.0
+_OVERLAP: Final = {"SLURM_OVERLAP": "1"}
+"""A node that was lost, and is back before SLURM has noticed, never says that its ranks have ended. Their step holds
+the job's cores for ever, and srun would wait for them for the next one. SLURM before 20.11 does so by itself."""
+_EMPTY_STEP_S: Final = 300.0
+"""For a step that does nothing. Where the controller is restarted while srun asks for it, it comes after 125 s."""
 _STEP_S: Final = 30.0
 """In which SLURM has noted the end of a step, where its nodes are there."""
 
@@ -52,11 +62,11 @@ class SlurmJob:
         pass_over_steps(self.run_dirs, name, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
         environment = self.environment(os.environ)
         code = Controller(
-            self.run_dirs, self.command, name, environment,
-            mine=lambda run_dir: self.owns(name, run_dir), sound=lambda: no_step_left(os.environ["SLURM_JOB_ID"]),
+            self.run_dirs, self.start, name, environment,
+            mine=lambda run_dir: self.owns(name, run_dir), sound=lambda: no_step_left(name),
         )()  # fmt: skip
         if code == STOPPED:
-            self.go_on(os.environ["SLURM_JOB_ID"])
+            self.go_on(name)
         sys.exit(code)
 
     @property
@@ -80,11 +90,15 @@ class SlurmJob:
     def go_on(self, job: str) -> None:
         """Back into the queue with what is left of this job, which ends it here; as a new job where that is forbidden.
 
+        Args:
+            job: its name. Not SLURM_JOB_ID: an array's last task has the id of the array, and all of it would be put
+                back, with what goes on and what is done.
+
         Raises:
             RunError: neither is allowed; ``structlearn retry`` goes on from the login node.
         """
         try:
-            ask("scontrol", "requeue", job)
+            requeue(job)
         except RunError as error:
             say(f"structlearn: {error}; so a new job is made", sys.stderr)
             for key in [key for key in os.environ if key.startswith(_INHERITED) and key != "SLURM_CONF"]:
@@ -93,6 +107,11 @@ class SlurmJob:
                 (name,) = submit([self.run_dirs], self.resources, self.mpi, self.folder.logs, self.folder.path.name)
                 runs = [run_dir.name for run_dir in self.run_dirs]
                 self.folder.note(Submission(time.time(), "slurm", {name: runs}, origin()))
+
+    def start(self, run_dir: Path) -> list[str]:
+        """The command of a run, when SLURM can start it."""
+        wait_for_controller()
+        return self.command(run_dir)
 
     def command(self, run_dir: Path) -> list[str]:
         """How srun starts a run's ranks."""
@@ -112,7 +131,7 @@ class SlurmJob:
     def environment(self, outer: Mapping[str, str]) -> dict[str, str]:
         """Of the ranks."""
         kept = {key: value for key, value in outer.items() if not key.startswith(_LEAKING)}
-        return kept | {"OMP_NUM_THREADS": str(self.resources.cpus_per_rank)}
+        return kept | _OVERLAP | {"OMP_NUM_THREADS": str(self.resources.cpus_per_rank)}
 
 
 def job_name(environ: Mapping[str, str]) -> str:
@@ -129,7 +148,47 @@ def pass_over_steps(run_dirs: Sequence[Path], job: str, restarts: int) -> None:
     """
     known = sum(attempt.job == job for run_dir in run_dirs for attempt in history(run_dir))
     for _ in range(known + restarts if restarts else 0):
-        subprocess.run(("srun", "--nodes=1", "--ntasks=1", "true"), check=False, timeout=_TIMEOUT_S)  # noqa: S607
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                ("srun", "--nodes=1", "--ntasks=1", "true"),  # noqa: S607
+                env=os.environ | _OVERLAP, check=False, timeout=_EMPTY_STEP_S,
+            )  # fmt: skip
+
+
+def requeue(job: str) -> None:
+    """Put a running job back into the queue, which ends it here; a controller that is away is waited for.
+
+    Raises:
+        RunError: it is refused.
+    """
+    until = time.monotonic() + AWAY_S
+    while True:
+        try:
+            ask("scontrol", "requeue", job)
+        except RunError as error:
+            if _THERE in str(error):  # it was preempted meanwhile
+                return
+            if answers() or time.monotonic() > until:
+                raise
+            time.sleep(AGAIN_S)
+        else:
+            return
+
+
+def wait_for_controller() -> None:
+    """Return when the controller answers: without it no step starts, and each that cannot would be a failed start."""
+    until = time.monotonic() + AWAY_S
+    while not answers() and time.monotonic() < until:
+        time.sleep(AGAIN_S)
+
+
+def answers() -> bool:
+    """Does the controller answer?"""
+    try:
+        ask("squeue", "--noheader", "--me", "--states=running")
+    except RunError:
+        return False
+    return True
 
 
 def no_step_left(job: str) -> bool:

@@ -1,9 +1,6 @@
-"""Sweeps on a real SLURM: submitted, watched, told to stop, killed, and what they end with."""
+"""Sweeps on a real SLURM: submitted, watched, cancelled, tried again; what disturbs them is in test_faults.py."""
 
 import json
-import os
-import runpy
-import signal
 import subprocess
 import sys
 import time
@@ -12,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from hpc.config import yamls
-from jobs.attempts import history
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-identical = runpy.run_path(str(Path(__file__).parents[1] / "support" / "identical.py"))
 
 SWEEP = {
     "epochs": 3,
@@ -72,15 +67,7 @@ def all_done(found: list[dict]) -> bool:
     return all(each["kind"] == "done" for each in found)
 
 
-def undisturbed(train, folder: Path, run: dict, tmp_path: Path) -> Path:
-    """The same run, on two ranks started by hand."""
-    alone = tmp_path / "alone"
-    done = train(str(folder / run["id"] / "config.yaml"), "--ranks", "2", "--run_dir", str(alone))
-    assert done.returncode == 0, done.stderr
-    return alone
-
-
-def test_a_sweep_is_made_once(structlearn, sweep, train, tmp_path):
+def test_a_sweep_is_made_once(structlearn, sweep, differences):
     folder = sweep()
     assert "2 run(s)" in structlearn("submit", "sweep.yaml", "--cluster", "slurm", "--dry-run")
     assert not folder.exists()
@@ -94,26 +81,7 @@ def test_a_sweep_is_made_once(structlearn, sweep, train, tmp_path):
     assert more["submitted"] == 1
     wait(structlearn, folder, all_done)
     assert "test accuracy" in structlearn("logs", str(folder), found[0]["id"])
-    assert identical["differences"](undisturbed(train, folder, found[0], tmp_path), folder / found[0]["id"]) == []
-
-
-@pytest.mark.parametrize("fault", ["told to stop", "rank killed"])
-def test_a_run_that_is_disturbed_ends_with_the_same_bits(fault, structlearn, slurm, sweep, train, tmp_path):
-    folder = sweep(epochs=30, sweep={"seeds": 1})
-    structlearn("submit", "sweep.yaml", "--cluster", "slurm")
-    (run,) = wait(structlearn, folder, lambda found: found[0]["epoch"] >= 2)
-    if fault == "told to stop":
-        slurm.run("scancel", "--signal=USR2", run["job"])
-    else:
-        sign = json.loads((folder / run["id"] / "logs" / "rank-0001.json").read_text())
-        os.kill(sign["pid"], signal.SIGKILL)
-    wait(structlearn, folder, all_done)
-    (run,) = wait(
-        structlearn, folder, lambda _: len(history(folder / run["id"])) == 2
-    )  # its job notes it a moment later
-    assert (run["starts"], run["stops"]) == (2, int(fault == "told to stop"))
-    assert [each.how for each in history(folder / run["id"])] == ["stopped" if run["stops"] else "failed", "done"]
-    assert identical["differences"](undisturbed(train, folder, run, tmp_path), folder / run["id"]) == []
+    assert differences(folder / found[0]["id"]) == []
 
 
 def test_cancelled_runs_go_on_when_they_are_retried(structlearn, sweep):

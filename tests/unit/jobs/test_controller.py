@@ -46,6 +46,8 @@ elif word == "usage":
     sys.exit(2)
 elif word == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+elif word == "unheard":
+    os.kill(os.getpid(), signal.SIGUSR2)
 elif word == "further":
     checkpoint(rest[0])
     say(state="stopped", error="a rank is gone", exit_code=75)
@@ -62,6 +64,12 @@ elif word == "orphaned":
     rank.wait()
     time.sleep(1000)
 elif word == "silent":
+    time.sleep(1000)
+elif word == "mute":  # as srun, after a rank that MPI's start has ended on this node; others were on one that is lost
+    import subprocess
+    (here / "hpc").mkdir()
+    (here / "hpc" / "rank.py").write_text("import time; time.sleep(1)")
+    subprocess.run([sys.executable, "-m", "hpc.rank", str(here)], cwd=here, env={})
     time.sleep(1000)
 elif word == "elsewhere":
     import socket
@@ -173,6 +181,15 @@ def test_a_signal_stops_the_run_and_leaves_the_others_for_later(run_of, number) 
     assert (starts(first), starts(second)) == (2, 1)
 
 
+def test_a_stop_before_the_ranks_listen_is_a_stop(run_of) -> None:
+    """SLURM's --signal goes to the ranks of a step, also to those that are still loading Python."""
+    folder = run_of("unheard", "done")
+    assert made(folder) == 75
+    assert [(each.code, each.how) for each in history(folder)] == [(140, "stopped")]
+    assert read_status(folder)["state"] == "stopped"
+    assert made(folder) == 0
+
+
 def test_stops_do_not_count_as_failures(run_of) -> None:
     folder = run_of("done")
     for _ in range(5):
@@ -209,6 +226,14 @@ def test_a_command_whose_rank_0_is_gone_without_a_word_is_ended(run_of, monkeypa
     monkeypatch.setattr(module, "LINGER_S", 0.2)
     monkeypatch.setattr(module, "LOOK_S", 0.1)
     folder = run_of("orphaned", "done")
+    assert made(folder) == 0
+    assert [each.how for each in history(folder)] == ["failed", "done"]
+
+
+def test_a_command_whose_ranks_ended_before_their_first_sign_of_life_is_ended(run_of, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_S", 0.2)
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    folder = run_of("mute", "done")
     assert made(folder) == 0
     assert [each.how for each in history(folder)] == ["failed", "done"]
 

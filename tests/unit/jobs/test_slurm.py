@@ -161,11 +161,52 @@ def inside(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("inside")
 def test_a_run_that_stopped_goes_back_into_the_queue(fake, sweep) -> None:
-    fake(srun=STOPPED, scontrol="")
+    fake(srun=STOPPED, scontrol="", squeue="")
     sweep.note(Submission(0, "slurm", {"12": ["a"]}))
     with pytest.raises(SystemExit, match="75"):
         SlurmJob([sweep.run_dir("a")], Resources(), "pmi2")()
     assert fake.called("scontrol") == ["scontrol requeue 12"]
+
+
+@pytest.mark.usefixtures("inside")
+def test_the_last_task_of_an_array_goes_back_without_the_others(fake, sweep, monkeypatch) -> None:
+    """Its SLURM_JOB_ID is the array's."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "9")
+    fake(srun=STOPPED, scontrol="", squeue="")
+    sweep.note(Submission(0, "slurm", {"12_9": ["a"]}))
+    with pytest.raises(SystemExit, match="75"):
+        SlurmJob([sweep.run_dir("a")], Resources(), "pmi2")()
+    assert fake.called("scontrol") == ["scontrol requeue 12_9"]
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_job_that_is_in_the_queue_already_is_left_there(fake, sweep) -> None:
+    fake(srun=STOPPED, scontrol="echo Job is pending execution for job 12 >&2; exit 1", squeue="", sbatch="exit 1")
+    sweep.note(Submission(0, "slurm", {"12": ["a"]}))
+    with pytest.raises(SystemExit, match="75"):
+        SlurmJob([sweep.run_dir("a")], Resources(), "pmi2")()
+    assert fake.called("sbatch") == []
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_controller_that_is_away_is_waited_for(fake, sweep, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(slurm, "AGAIN_S", 0.01)
+    count = tmp_path / "asked"
+    away = f"echo >> {count}; case $(wc -l < {count}) in 1|2|4|5) echo connect failure >&2; exit 1;; esac"
+    fake(srun=STOPPED, squeue=away, scontrol=away)
+    sweep.note(Submission(0, "slurm", {"12": ["a"]}))
+    with pytest.raises(SystemExit, match="75"):
+        SlurmJob([sweep.run_dir("a")], Resources(), "pmi2")()
+    called = [line.split()[0] for line in fake.calls.read_text().splitlines()]
+    assert called == ["squeue"] * 3 + ["srun", "scontrol", "squeue", "scontrol"]
+
+
+def test_a_step_that_does_not_come_is_not_waited_for_for_ever(fake, sweep, monkeypatch) -> None:
+    monkeypatch.setattr(slurm, "_EMPTY_STEP_S", 0.1)
+    fake(srun="exec sleep 10")
+    pass_over_steps([sweep.run_dir("a")], "12_3", 1)
+    assert len(fake.called("srun")) == 1
 
 
 @pytest.mark.usefixtures("inside")
@@ -175,6 +216,7 @@ def test_where_that_is_forbidden_a_new_job_is_made(fake, sweep, tmp_path) -> Non
         srun=STOPPED,
         scontrol=f'test "$1" = requeue && {{ echo disabled >&2; exit 1; }}\n{config(10)}',
         sbatch=f"env > {seen}; echo Submitted batch job 77",
+        squeue="",
     )
     sweep.note(Submission(0, "slurm", {"12": ["a"]}))
     with pytest.raises(SystemExit, match="75"):
@@ -186,7 +228,7 @@ def test_where_that_is_forbidden_a_new_job_is_made(fake, sweep, tmp_path) -> Non
 
 @pytest.mark.usefixtures("inside")
 def test_where_that_is_forbidden_too_the_run_stays_stopped(fake, sweep) -> None:
-    fake(srun=STOPPED, scontrol="echo disabled >&2; exit 1", sbatch="exit 1")
+    fake(srun=STOPPED, scontrol="echo disabled >&2; exit 1", sbatch="exit 1", squeue="")
     sweep.note(Submission(0, "slurm", {"12": ["a"]}))
     with pytest.raises(RunError):
         SlurmJob([sweep.run_dir("a")], Resources(), "pmi2")()
@@ -196,7 +238,7 @@ def test_where_that_is_forbidden_too_the_run_stays_stopped(fake, sweep) -> None:
 
 @pytest.mark.usefixtures("inside")
 def test_a_job_that_nobody_could_note_notes_itself(fake, sweep) -> None:
-    fake(srun=DONE)
+    fake(srun=DONE, squeue="")
     with pytest.raises(SystemExit, match="0"):
         SlurmJob([sweep.run_dir("a")], Resources(), "pmi2")()
     assert [each.jobs for each in sweep.submissions()] == [{"12": ["a"]}]
@@ -206,7 +248,7 @@ def test_a_job_that_nobody_could_note_notes_itself(fake, sweep) -> None:
 @pytest.mark.usefixtures("inside")
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_job_leaves_a_run_alone_that_a_newer_one_was_made_for(fake, sweep, noted) -> None:
-    fake(srun=DONE)
+    fake(srun=DONE, squeue="")
     if noted:
         sweep.note(Submission(0, "slurm", {"12": ["a", "b"]}))
     sweep.note(Submission(1, "slurm", {"13": ["a"]}))
@@ -224,7 +266,7 @@ def test_ranks_are_started_as_their_needs_say(sweep) -> None:
         assert option in line
     assert line.endswith(f"{sys.executable} -m hpc.rank {sweep.run_dir('a')} --progress plain")
     env = job.environment({"SUBMITIT_EXECUTOR": "slurm", "HOME": "/h", "SLURM_JOB_ID": "1"})
-    assert env == {"HOME": "/h", "SLURM_JOB_ID": "1", "OMP_NUM_THREADS": "3"}
+    assert env == {"HOME": "/h", "SLURM_JOB_ID": "1", "SLURM_OVERLAP": "1", "OMP_NUM_THREADS": "3"}
 
 
 def test_a_step_that_does_not_end_is_waited_for_and_then_told(fake, monkeypatch) -> None:
