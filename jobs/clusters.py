@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -11,6 +11,7 @@ from jobs import local, slurm
 from jobs.controller import STOPPED, Controller
 from jobs.resources import Resources
 from jobs.runner import train_command
+from jobs.slurm import Jobs
 from jobs.states import Scheduled, State, look, newest_jobs
 from jobs.sweepfolder import SweepFolder
 
@@ -20,8 +21,11 @@ Name = Literal["slurm", "local", "debug"]
 class Cluster(Protocol):
     """Takes jobs, and says what has become of them."""
 
-    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
-        """Take jobs, each with the folders of its runs; their names, in their order. Raises RunError."""
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
+        """Take jobs, each with the folders of its runs; their names, in their order, as many at a time as were taken.
+
+        The caller notes them before it asks for more. Raises RunError.
+        """
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """What would be handed over for `count` jobs."""
@@ -36,7 +40,7 @@ class Cluster(Protocol):
 class Slurm:
     """The scheduler of a cluster."""
 
-    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
         """One array, or as many as SLURM's largest array asks for."""
         return slurm.submit(jobs, resources, resources.mpi or plugin(), logs, name)
 
@@ -56,9 +60,9 @@ class Slurm:
 class Local:
     """This machine, while nobody waits."""
 
-    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
         """A process of their own starts them."""
-        return local.submit(jobs, resources, logs)
+        yield local.submit(jobs, resources, logs)
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """The command of each run, and how many jobs go on at the same time."""
@@ -79,14 +83,15 @@ class Local:
 class Debug:
     """This process, job by job, while the command waits."""
 
-    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
         """Make all runs; a signal stops the one that trains, and leaves the others for later."""
-        names = []
+        stopped = False
         for number, run_dirs in enumerate(jobs):
-            names.append(f"debug-{number}")
-            if Controller(run_dirs, lambda run_dir: train_command(run_dir, resources.ranks), names[-1])() == STOPPED:
-                break
-        return [*names, *[f"debug-{number}" for number in range(len(names), len(jobs))]]
+            job = f"debug-{number}"
+            yield [job]
+            if not stopped:
+                made = Controller(run_dirs, lambda run_dir: train_command(run_dir, resources.ranks), job)()
+                stopped = made == STOPPED
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """The command of each run."""
