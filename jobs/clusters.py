@@ -36,6 +36,9 @@ class Cluster(Protocol):
     def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
         """Which of these jobs, which write into `logs`, wait or run; None where nobody can say."""
 
+    def reasons(self, names: Sequence[str]) -> dict[str, str]:
+        """Why jobs wait, by their names, where that can be said."""
+
     def cancel(self, names: Sequence[str]) -> None:
         """End jobs; what runs stops at a checkpoint. Raises RunError."""
 
@@ -55,6 +58,10 @@ class Slurm:
     def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
         """By squeue."""
         return slurm.scheduled(names) if names else {}
+
+    def reasons(self, names: Sequence[str]) -> dict[str, str]:
+        """By squeue."""
+        return slurm.reasons(names)
 
     def cancel(self, names: Sequence[str]) -> None:
         """By scancel."""
@@ -78,6 +85,10 @@ class Local:
             return local.scheduled(names, logs)
         except RunError:
             return None
+
+    def reasons(self, names: Sequence[str]) -> dict[str, str]:
+        """There is one: others have the cores or the GPUs."""
+        return {}
 
     def cancel(self, names: Sequence[str]) -> None:
         """By SIGTERM for those that run."""
@@ -103,6 +114,10 @@ class Debug:
 
     def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
         """Nothing waits: a job that runs has a fresh sign of life."""
+        return {}
+
+    def reasons(self, names: Sequence[str]) -> dict[str, str]:
+        """Nothing waits."""
         return {}
 
     def cancel(self, names: Sequence[str]) -> None:
@@ -146,3 +161,15 @@ def states_of(folder: SweepFolder) -> list[State]:
     for answer in answers:
         known |= answer or {}
     return look(folder, None if None in answers else known)
+
+
+def why_waiting(folder: SweepFolder, states: Sequence[State]) -> dict[str, str]:
+    """Why runs that are pending wait, by their ids, as far as the clusters say."""
+    newest = newest_jobs(folder.submissions())
+    jobs = {state.id: newest[state.id] for state in states if state.kind == "pending" and state.id in newest}
+    said = {
+        (cluster, job): why
+        for cluster in dict.fromkeys(cluster for cluster, _ in jobs.values())
+        for job, why in CLUSTERS[cluster].reasons([name for where, name in jobs.values() if where == cluster]).items()  # type: ignore[index]
+    }
+    return {run: said[job] for run, job in jobs.items() if job in said}

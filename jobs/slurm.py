@@ -116,6 +116,29 @@ def scheduled(names: Sequence[str]) -> dict[str, Scheduled] | None:
     return found
 
 
+def reasons(names: Sequence[str]) -> dict[str, str]:
+    """Why jobs wait, as far as SLURM says: in its words, with what to do where somebody has to."""
+    try:
+        said = ask("squeue", "--me", "--noheader", "--array", "--states=pending", "--format=%i|%r|%S")
+    except RunError:
+        return {}
+    wanted, found = set(names), dict[str, str]()
+    for line in said.splitlines():
+        job, _, rest = line.partition("|")
+        reason, _, start = rest.rpartition("|")
+        if job in wanted:
+            found[job] = _in_words(job, reason.strip(), start.strip())
+    return found
+
+
+def _in_words(job: str, reason: str, start: str) -> str:
+    if reason == "BeginTime":
+        return f"it goes on at {start.replace('T', ' ')}"
+    if "held" in reason.lower():
+        return f"{reason}: scontrol release {job}"
+    return reason
+
+
 def cancel(names: Sequence[str]) -> None:
     """End jobs, waiting or running: these stop at a checkpoint."""
     for start in range(0, len(names), 500):  # a command line has an end

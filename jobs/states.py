@@ -17,6 +17,8 @@ SILENT_S: Final = 120.0
 """A run that has given no sign of life for so long does not run any more, where no scheduler says otherwise."""
 _READERS: Final = 16
 """Files are read by so many threads: on a network file system each waits for a server."""
+_AT_ONCE: Final = 32
+"""Runs that a thread looks at before it asks for more."""
 
 Scheduled = Literal["pending", "running"]
 """What a scheduler says of a job that it has; it does not name those that are over."""
@@ -89,8 +91,10 @@ def look(folder: SweepFolder, scheduled: Mapping[str, Scheduled] | None, now: fl
         has = scheduled.get(job) if scheduled is not None else None
         return state_of(run, job, read_status(run_dir), history(run_dir), has, known=scheduled is not None, now=at)
 
+    every = list(runs.values())
+    parts = [every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE)]
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(one, runs.values(), chunksize=64))
+        return [state for part in pool.map(lambda part: [one(run) for run in part], parts) for state in part]
 
 
 def state_of(

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc.output import Unfailing, say
-from jobs.clusters import states_of
+from jobs.clusters import states_of, why_waiting
 from jobs.states import Kind, State, counts
 from jobs.sweepfolder import SweepFolder
 
@@ -23,6 +23,12 @@ COLOURS: Final[dict[Kind, str]] = {
 }  # fmt: skip
 SHOWN: Final = 40
 """Runs in the table, unless all are asked for: those that somebody has to look after come first."""
+WORDS: Final = 10
+"""Different errors that are told, and of each the names of so many runs:"""
+NAMED: Final = 3
+_COLUMNS: Final = ("run", "label", "state", "epoch", "samples/s", "left", "test", "stops")
+_ALWAYS: Final = frozenset({"run", "label", "state"})
+_NUMBERS: Final = frozenset({"epoch", "samples/s", "left", "test", "stops"})
 _FIRST: Final[tuple[Kind, ...]] = ("failed", "lost", "running", "stopped", "pending", "new", "done")
 
 
@@ -35,40 +41,66 @@ def status(path: Path, *, everything: bool, as_json: bool) -> int:
     folder = SweepFolder.existing(path)
     states = states_of(folder)
     if as_json:
-        say(
-            json.dumps({"folder": str(path), "counts": counts(states), "runs": [asdict(each) for each in states]}),
-            sys.stdout,
-        )
+        why = why_waiting(folder, states)
+        runs = [asdict(each) | {"waits": why.get(each.id, "")} for each in states]
+        say(json.dumps({"folder": str(path), "counts": counts(states), "runs": runs}), sys.stdout)
     elif sys.stdout is not None:
         console = Console(file=Unfailing(sys.stdout), highlight=False)  # type: ignore[arg-type]
         console.print(_headline(path, states))
-        console.print(table(states, None if everything else SHOWN))
+        most = None if everything else SHOWN
+        console.print(table(states, most))
+        if most is not None and len(states) > most:
+            console.print(Text(f"and {len(states) - most:,} more; --all shows them", "dim"))
+        console.print(told({state.id: state.error for state in states if state.error}, "red"), end="")
+        console.print(told(why_waiting(folder, states), COLOURS["pending"]), end="")
         console.print(_advice(path, states), end="")
     return 0
 
 
 def table(states: Sequence[State], most: int | None) -> Table:
-    """The runs, those first that somebody has to look after; at most so many."""
+    """The runs, those first that somebody has to look after; at most so many. Columns without a value are left out."""
+    ordered = sorted(states, key=lambda state: _FIRST.index(state.kind))[:most]
+    cells = [_cells(state) for state in ordered]
+    shown = [name for name in _COLUMNS if name in _ALWAYS or any(row[name] for row in cells)]
     made = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("run", "", "state", "epoch", "samples/s", "left", "test", "stops"):
-        made.add_column(name, justify="right" if name in {"epoch", "samples/s", "left", "test", "stops"} else "left",
-                        overflow="ellipsis", no_wrap=True)  # fmt: skip
-    ordered = sorted(states, key=lambda state: _FIRST.index(state.kind))
-    for state in ordered[:most]:
-        made.add_row(
-            Text(state.id, style="dim"),
-            state.label,
-            Text(state.kind, style=COLOURS[state.kind]),
-            f"{state.epoch}/{state.epochs}" if state.epochs else "",
-            f"{state.samples_per_second:,.0f}" if state.samples_per_second is not None else "",
-            _duration(state.seconds_left) if state.seconds_left is not None else "",
-            f"{100 * state.accuracy:.2f} %" if state.accuracy is not None else "",
-            str(state.stops) if state.stops else "",
-        )
-        if state.error:
-            made.add_row("", Text(f"  {state.error}", style="red"))
-    if most is not None and len(ordered) > most:
-        made.add_row("", Text(f"and {len(ordered) - most:,} more; --all shows them", style="dim"))
+    for name in shown:
+        # What varies gives way on a narrow terminal; a number that is cut off is worth nothing.
+        widest = max((len(row[name]) for row in cells), default=0)
+        made.add_column(
+            "" if name == "label" else name, justify="right" if name in _NUMBERS else "left", overflow="ellipsis",
+            no_wrap=True, min_width=8 if name == "label" else max(widest, len(name)),
+            style="dim" if name == "run" else "",
+        )  # fmt: skip
+    for state, row in zip(ordered, cells, strict=True):
+        made.add_row(*[Text(row[name], COLOURS[state.kind]) if name == "state" else row[name] for name in shown])
+    return made
+
+
+def _cells(state: State) -> dict[str, str]:
+    rate, left, accuracy = state.samples_per_second, state.seconds_left, state.accuracy
+    return {
+        "run": state.id,
+        "label": state.label,
+        "state": state.kind,
+        "epoch": f"{state.epoch}/{state.epochs}" if state.epochs else "",
+        "samples/s": f"{rate:,.0f}" if rate is not None else "",
+        "left": _duration(left) if left is not None else "",
+        "test": f"{100 * accuracy:.2f} %" if accuracy is not None else "",
+        "stops": str(state.stops) if state.stops else "",
+    }
+
+
+def told(words: Mapping[str, str], style: str) -> Text:
+    """What is said of runs, by their ids: each once, with the runs that it is said of."""
+    runs: dict[str, list[str]] = {}
+    for run, word in words.items():
+        runs.setdefault(word, []).append(run)
+    made = Text()
+    for word, names in sorted(runs.items(), key=lambda item: -len(item[1]))[:WORDS]:
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        made.append(f"{', '.join(names[:NAMED])}{more}: ", "dim").append(f"{word}\n", style)
+    if len(runs) > WORDS:
+        made.append(f"and {len(runs) - WORDS:,} others; --json has them all\n", "dim")
     return made
 
 

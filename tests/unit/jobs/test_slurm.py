@@ -11,7 +11,7 @@ from slurm_commands import slurm_config
 from hpc.errors import RunError
 from jobs import slurm
 from jobs.resources import Resources
-from jobs.slurm import preview, scheduled, submit
+from jobs.slurm import preview, reasons, scheduled, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +76,18 @@ def test_jobs_wait_or_run_or_are_gone(fake) -> None:
     }  # fmt: skip
     fake(squeue="exit 1")
     assert scheduled(["7_0"]) is None
+
+
+def test_why_jobs_wait_is_told_with_what_to_do(fake) -> None:
+    rows = ("7_0|Resources|N/A", "7_1|BeginTime|2026-11-22T12:28:30", "8|launch_failed_requeued_held|N/A", "9|None|N/A")
+    fake(squeue=f"printf '{chr(10).join(rows)}'")
+    assert reasons(["7_0", "7_1", "8", "10"]) == {
+        "7_0": "Resources",
+        "7_1": "it goes on at 2026-11-22 12:28:30",
+        "8": "launch_failed_requeued_held: scontrol release 8",
+    }
+    fake(squeue="exit 1")
+    assert reasons(["7_0"]) == {}
 
 
 def test_a_scheduler_that_does_not_answer_is_not_waited_for(fake, monkeypatch) -> None:
