@@ -48,7 +48,7 @@ def status(path: Path, *, everything: bool, as_json: bool) -> int:
         console = Console(file=Unfailing(sys.stdout), highlight=False)  # type: ignore[arg-type]
         console.print(_headline(path, states))
         most = None if everything else SHOWN
-        console.print(table(states, most))
+        console.print(table(states, most, console.width))
         if most is not None and len(states) > most:
             console.print(Text(f"and {len(states) - most:,} more; --all shows them", "dim"))
         console.print(told({state.id: state.error for state in states if state.error}, "red"), end="")
@@ -57,19 +57,25 @@ def status(path: Path, *, everything: bool, as_json: bool) -> int:
     return 0
 
 
-def table(states: Sequence[State], most: int | None) -> Table:
-    """The runs, those first that somebody has to look after; at most so many. Columns without a value are left out."""
+def table(states: Sequence[State], most: int | None, width: int) -> Table:
+    """The runs, those first that somebody has to look after. Columns without a value are left out.
+
+    Args:
+        states: of all runs.
+        most: so many are shown; None: all.
+        width: of the terminal. On a narrow one the labels are cut off: a number or an id would be worth nothing.
+    """
     ordered = sorted(states, key=lambda state: _FIRST.index(state.kind))[:most]
     cells = [_cells(state) for state in ordered]
     shown = [name for name in _COLUMNS if name in _ALWAYS or any(row[name] for row in cells)]
+    widest = {name: max([len(name), *(len(row[name]) for row in cells)]) for name in shown}
+    others = sum(size for name, size in widest.items() if name != "label") + 3 * len(shown) + 2  # between columns
+    widest["label"] = max(8, min(widest["label"], width - others))
     made = Table(box=box.SIMPLE, pad_edge=False)
     for name in shown:
-        # What varies gives way on a narrow terminal; a number that is cut off is worth nothing.
-        widest = max((len(row[name]) for row in cells), default=0)
         made.add_column(
             "" if name == "label" else name, justify="right" if name in _NUMBERS else "left", overflow="ellipsis",
-            no_wrap=True, min_width=8 if name == "label" else max(widest, len(name)),
-            style="dim" if name == "run" else "",
+            no_wrap=True, width=widest[name], style="dim" if name == "run" else "",
         )  # fmt: skip
     for state, row in zip(ordered, cells, strict=True):
         made.add_row(*[Text(row[name], COLOURS[state.kind]) if name == "state" else row[name] for name in shown])

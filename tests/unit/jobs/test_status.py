@@ -25,7 +25,7 @@ def shown(what: object, width: int) -> list[str]:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_numbers_and_ids_are_whole_however_narrow_the_terminal(width) -> None:
-    lines = shown(table(RUNS, None), width)
+    lines = shown(table(RUNS, None, width), width)
     text = "\n".join(lines)
     for cell in ("1a2b3c4d5e6f", "running", "12/300", "12,346", "1:06:40", "91.23 %", "failed"):
         assert cell in text
@@ -35,12 +35,12 @@ def test_numbers_and_ids_are_whole_however_narrow_the_terminal(width) -> None:
 
 
 def test_what_somebody_has_to_look_after_comes_first() -> None:
-    found = [line.split()[0] for line in shown(table(RUNS, 2), 120) if line.strip()[:1].isdigit()]
+    found = [line.split()[0] for line in shown(table(RUNS, 2, 120), 120) if line.strip()[:1].isdigit()]
     assert found == ["3a2b3c4d5e6f", "1a2b3c4d5e6f"]
 
 
 def test_columns_without_a_value_are_left_out() -> None:
-    head = shown(table(RUNS[1:2], None), 120)[1]
+    head = shown(table(RUNS[1:2], None, 120), 120)[1]
     assert "test" in head
     assert not {"left", "samples/s", "stops"} & set(head.split())
 
