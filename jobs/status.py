@@ -69,9 +69,9 @@ def table(states: Sequence[State], most: int | None, width: int) -> Table:
     cells = [_cells(state) for state in ordered]
     shown = [name for name in _COLUMNS if name in _ALWAYS or any(row[name] for row in cells)]
     widest = {name: max([len(name), *(len(row[name]) for row in cells)]) for name in shown}
-    others = sum(size for name, size in widest.items() if name != "label") + 3 * len(shown) + 2  # between columns
+    others = sum(size for name, size in widest.items() if name != "label") + 2 * len(shown) + 2  # between columns
     widest["label"] = max(8, min(widest["label"], width - others))
-    made = Table(box=box.SIMPLE, pad_edge=False)
+    made = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in shown:
         made.add_column(
             "" if name == "label" else name, justify="right" if name in _NUMBERS else "left", overflow="ellipsis",
