@@ -38,7 +38,7 @@ def submit(path: Path, overrides: Sequence[str], cluster: Name, *, dry_run: bool
     folder = SweepFolder(expanded.folder)
     if dry_run:
         missing, states = _missing(folder, expanded.runs)
-        _tell(_about(folder, expanded, missing, states), as_json=as_json)
+        _tell(_about(folder, expanded, missing, states, cluster), as_json=as_json)
         if not as_json:
             _preview(folder, missing, cluster)
         return 0
@@ -49,7 +49,7 @@ def submit(path: Path, overrides: Sequence[str], cluster: Name, *, dry_run: bool
             for _ in pool.map(lambda run: _prepare(folder, run), missing):
                 pass
         jobs = hand_over(folder, [(run.id, run.resources) for run in missing], cluster)
-    _tell(_about(folder, expanded, missing, states) | {"jobs": jobs, "cluster": cluster}, as_json=as_json)
+    _tell(_about(folder, expanded, missing, states, cluster) | {"jobs": jobs}, as_json=as_json)
     return 0
 
 
@@ -92,23 +92,29 @@ def _missing(folder: SweepFolder, runs: Sequence[Run]) -> tuple[list[Run], list[
     return [run for run, state in zip(runs, mine, strict=True) if state.kind in MISSING], mine
 
 
-def _about(folder: SweepFolder, expanded: Expanded, missing: Sequence[Run], states: Sequence[State]) -> dict[str, Any]:
+def _about(
+    folder: SweepFolder, expanded: Expanded, missing: Sequence[Run], states: Sequence[State], cluster: Name
+) -> dict[str, Any]:
     """What is said of a submission, as plain values."""
     return {
         "folder": str(folder.path),
+        "cluster": cluster,
         "runs": len(expanded.runs),
         "repeated": expanded.repeated,
         "submitted": len(missing),
         "before": counts(states),
         "ranks": sum(run.resources.ranks for run in missing),
-        "gpu_hours": round(sum(_hours(run, run.resources.gpus_per_rank) for run in missing), 2),
-        "core_hours": round(sum(_hours(run, run.resources.cpus_per_rank) for run in missing), 2),
+        # Only SLURM ends a run when its time is over.
+        "gpu_hours": _hours(missing, "gpus_per_rank") if cluster == "slurm" else None,
+        "core_hours": _hours(missing, "cpus_per_rank") if cluster == "slurm" else None,
     }
 
 
-def _hours(run: Run, each: int) -> float:
-    """Of so many devices of each rank, if the run takes all of its time once."""
-    return run.resources.ranks * each * run.resources.timeout_min / 60
+def _hours(runs: Sequence[Run], each: str) -> float:
+    """Of so many devices of each rank, if every run takes all of its time once."""
+    needs = [run.resources for run in runs]
+    minutes: int = sum(every.ranks * getattr(every, each) * every.timeout_min for every in needs)
+    return round(minutes / 60, 2)
 
 
 def _say(text: str) -> None:
@@ -130,7 +136,8 @@ def _tell(about: dict[str, Any], *, as_json: bool) -> None:
             + ("; structlearn retry --failed starts what failed" if "failed" in before else "")
         )
         return
-    needs = f"{about['ranks']} rank(s), at most {about['core_hours']:g} core hours"
+    needs = f"{about['ranks']} rank(s)"
+    needs += f", at most {about['core_hours']:g} core hours" if about["core_hours"] else ""
     needs += f" and {about['gpu_hours']:g} GPU hours" if about["gpu_hours"] else ""
     if "jobs" in about:
         first, last = about["jobs"][0], about["jobs"][-1]

@@ -51,7 +51,7 @@ def test_a_sweep_in_this_process(sweep, tmp_path, capsys) -> None:
     assert not folder.exists()
     submit(sweep, [], "debug", dry_run=False, as_json=False)
     said = capsys.readouterr().out
-    assert "submitted 2 run(s), 2 rank(s), at most 2 core hours: 2 job(s) of debug" in said
+    assert "submitted 2 run(s), 2 rank(s): 2 job(s) of debug" in said
     found = seen(folder, capsys)
     assert found["counts"] == {"done": 2}
     first = found["runs"][0]["id"]
