@@ -1,6 +1,7 @@
 """SLURM: arrays of jobs through submitit, and what the scheduler says of them."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from jobs.states import Scheduled
 _WAITING: Final = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
+_OF_JOBS: Final = ("SLURM_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
 _TIMEOUT_S: Final = 60.0
 
 
@@ -32,7 +34,7 @@ def submit(calls: Sequence[Callable[[], object]], resources: Resources, logs: Pa
     check_there("sbatch")
     limit = array_limit()
     for start in range(0, len(calls), limit):
-        with _plainly():
+        with _plainly(), _outside_of_jobs():
             taken = executor(resources, logs, name).submit_array(list(calls[start : start + limit]))
         yield [job.job_id for job in taken]
 
@@ -177,6 +179,22 @@ def ask(*command: str) -> str:
         said = done.stderr.strip().splitlines() or [f"failed with code {done.returncode}"]
         raise RunError(f"{command[0]}: {said[-1]}; see that SLURM answers here (sinfo), or use another --cluster")
     return done.stdout
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide what a job that this process is in has got: it goes along with sbatch, and srun would take it for wishes.
+
+    Outside of jobs such variables are the user's own.
+    """
+    inherited = (*os.environ,) if "SLURM_JOB_ID" in os.environ else ()
+    hidden = {key: os.environ[key] for key in inherited if key.startswith(_OF_JOBS) and key != "SLURM_CONF"}
+    for key in hidden:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 @contextlib.contextmanager

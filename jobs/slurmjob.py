@@ -20,7 +20,6 @@ from jobs.states import newest_jobs
 from jobs.sweepfolder import Submission, SweepFolder
 
 _LEAKING: Final = ("SUBMITIT_",)
-_INHERITED: Final = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")
 _THERE: Final = "Job is pending"
 """What SLURM says of a job that is in the queue already."""
 AWAY_S: Final = 3600.0
@@ -97,8 +96,6 @@ class SlurmJob:
             requeue(job)
         except RunError as error:
             say(f"structlearn: {error}; so a new job is made", sys.stderr)
-            for key in [key for key in os.environ if key.startswith(_INHERITED) and key != "SLURM_CONF"]:
-                del os.environ[key]  # sbatch would take them for wishes
             with self.folder.locked():
                 runs = [run_dir.name for run_dir in self.run_dirs]
                 folder = self.folder

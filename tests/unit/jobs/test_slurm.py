@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,22 @@ def test_what_sbatch_would_get_is_shown_where_there_is_no_slurm(tmp_path, monkey
     assert "--requeue" not in preview(Resources(sbatch={"no-requeue": True}), tmp_path, "n", 1)
     with pytest.raises(RunError, match="sbatch: not found, so there is no SLURM here"):
         list(submit(calls(1), needs, tmp_path, "n"))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_job_that_submits_does_not_pass_on_what_it_has_got(fake, pair, tmp_path, monkeypatch, inside) -> None:
+    seen = tmp_path / "seen"
+    fake(scontrol=slurm_config(10), sbatch=f"env > {seen}; echo Submitted batch job 77")
+    given = {"SLURM_CPUS_PER_TASK": "4", "SLURM_CONF": "/c", "SBATCH_ACCOUNT": "mine", "PMI_RANK": "0"}
+    for key, value in (given | ({"SLURM_JOB_ID": "12"} if inside else {})).items():
+        monkeypatch.setenv(key, value)
+    if not inside:
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    list(submit(calls(1), Resources(), pair.logs, "n"))
+    passed = dict(line.split("=", 1) for line in seen.read_text().splitlines() if "=" in line)
+    kept = {"SLURM_CONF", "SBATCH_ACCOUNT"} if inside else set(given)
+    assert {key for key in given if key in passed} == kept
+    assert os.environ["PMI_RANK"] == "0"
 
 
 def test_what_sbatch_refuses_is_told_in_its_words(fake, pair) -> None:
