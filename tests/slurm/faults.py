@@ -19,6 +19,7 @@ import psutil
 
 from hpc.config import yamls
 from hpc.config.folder import read_status
+from jobs.attempts import history
 
 ROOT = Path(__file__).parents[2]
 NODES = ("n1", "n2")
@@ -139,11 +140,16 @@ def preempted(sweep: Sweep, runs: Sequence[str]) -> None:
 
 
 def limit_reached(sweep: Sweep, runs: Sequence[str]) -> None:
-    """Ranks are held until the end of their job's time comes: its signal wakes them up."""
+    """The end of a job's time comes in less than a minute. Ranks are held until then: its signal wakes them up."""
+    ages = sweep.ages()
     for run in runs:
+        job, before = sweep.runs[run]["job"], len(history(sweep.folder / run))
+        sweep.met([run], "time limit")
         for rank in sweep.ranks(run):
             rank.suspend()
-    sweep.met(runs, "time limit")
+        sweep.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={int(ages[run] / 60) + 1}")
+        sweep.cluster.wait(lambda: len(history(sweep.folder / run)) > before, "the run does not stop", 180)  # noqa: B023
+        sweep.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
 
 
 def daemon_killed(sweep: Sweep, runs: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ CASES = {
     "other node failed at the start": Case("other_node_failed", {"failed"}, early=True, deadline_s=20),
     "batch node failed": Case("batch_node_failed", set()),
     "node away": Case("node_away", set()),
-    "time limit": Case("limit_reached", {"stopped"}, deadline_s=600, resources={"timeout_min": 1}),
+    "time limit": Case("limit_reached", {"stopped"}, deadline_s=600),
     "told to stop": Case("told_to_stop", {"stopped"}, seeds=2),
     "told to stop at the start": Case("told_to_stop", {"stopped"}, early=True),
     "preempted": Case("preempted", {"stopped"}, resources={"partition": "low"}),
