@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis", description="Tables, figures and one page from what runs have recorded."
     )
-    parser.add_argument("source", type=Path, help="a run folder, a record.h5, or a folder of run folders")
+    parser.add_argument(
+        "source", type=Path, nargs="+", help="a run folder, a record.h5, a folder of run folders, or a collected file"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--strict", action="store_true", help="fail if any run cannot be read, instead of listing it")
     given = parser.parse_args(arguments)

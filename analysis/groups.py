@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from analysis.load import natural
+from analysis.places import natural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

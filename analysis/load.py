@@ -1,13 +1,13 @@
 """Run folders in, tidy frames out.
 
-records = load("runs/")
+records = load("runs/")  # or what structlearn collect has made of it
 records.epochs.groupby("run")["test_accuracy"].max()
 """
 
 from __future__ import annotations
 
 import json
-import re
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.read import read
-from analysis.schema import ANSWER, OPTIONAL, PHASES, RECORD, REQUIRED, STATES, RecordError
+from analysis.places import find, is_collection
+from analysis.schema import ANSWER, OPTIONAL, PHASES, REQUIRED, STATES, RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Sequence
 
+    from analysis.places import Place
     from analysis.read import Columns, Run
 
 _FRAMES: dict[str, dict[str, str]] = {
@@ -40,11 +41,11 @@ _FRAMES: dict[str, dict[str, str]] = {
 class Records:
     """Everything that a set of runs has recorded, as tidy frames.
 
-    Each frame has a column `run`: the folder of the run relative to the one that was loaded. Frames of
-    groups that no run has are there and empty.
+    Each frame has a column `run`: the folder of the run relative to the one that was loaded; a collected file counts as
+    the folder that it was made of. Frames of groups that no run has are there and empty.
 
     Attributes:
-        name: The name of the folder that was loaded.
+        name: The name of the folder that was loaded; of several sources, of the folder that they have in common.
         runs: One row a run: identity, state, last and best values, and the config, flattened, in columns
             such as `config.model.name`; None is a null in the config, NaN a key that this run does not have.
             Values are of the network that the run answers with, `answer_epoch`: of the last, unless pruning has chosen
@@ -88,11 +89,13 @@ class Records:
     problems: list[RecordError] = field(default_factory=list)
 
 
-def load(path: Path | str, *, strict: bool = False) -> Records:
-    """Loads a run, or every run below a folder.
+def load(source: Path | str | Sequence[Path | str], *, strict: bool = False) -> Records:
+    """Loads a run, every run below a folder, or all runs of a collected file.
 
     Args:
-        path: A run folder, a record file, or a folder that holds run folders at any depth.
+        source: A run folder, a record file, a folder that holds run folders at any depth, or a file that
+            `structlearn collect` has written; or several of these, whose runs are then named by their place in the
+            folder that they have in common.
         strict: Whether one unreadable run among many is an error. If not, it is listed in `problems`. A
             single run that is asked for by name is an error either way, and so are many of which none can
             be read.
@@ -100,77 +103,52 @@ def load(path: Path | str, *, strict: bool = False) -> Records:
     Raises:
         RecordError: If there is nothing to read, or something cannot be read and that matters.
     """
-    path = Path(path)
-    root = path.parent if path.is_file() else path
+    given = [source] if isinstance(source, str | Path) else list(source)
+    sources = [Path(each) for each in given]
+    if len(sources) > 1:  # what they have in common shows only in whole paths
+        sources = [path.absolute() for path in sources]
+    root = _root(sources)
     found: dict[str, Run] = {}
     problems: list[RecordError] = []
-    files = list(_find(path))
-    for file in files:
+    places = {place.file: place for path in sources for place in find(path)}
+    for file, place in places.items():
         name = file.parent.relative_to(root).as_posix()
         try:
-            run = _read_once(file, found.values())
+            run = _read_once(place, found.values())
         except RecordError as error:
-            if strict or len(files) == 1:
+            if strict or len(places) == 1:
                 raise
             problems.append(error)
         else:
-            found[name if name != "." else root.resolve().name] = run
+            found[name if name != "." else _name(root)] = run
     if not found:
         raise RecordError(
-            path,
-            f"{len(files)} runs, none of which can be read; the first: {problems[0]}",
+            root,
+            f"{len(places)} runs, none of which can be read; the first: {problems[0]}",
             "at least one readable record",
             "see the reason",
         )
     return _assemble(root, found, problems)
 
 
-def _find(path: Path) -> Iterator[Path]:
-    """The record files of a path, sorted as a person would, run2 before run10."""
-    if path.is_file():
-        yield path
-        return
-    # A run that ended before its first record has left its config and status: it must not go unseen.
-    begun = {status.parent for status in path.rglob("status.json") if (status.parent / "config.yaml").exists()}
-    folders = {file.parent for file in path.rglob(RECORD)} | begun
-    if not folders:
-        raise RecordError(
-            path,
-            "a folder without any record" if path.is_dir() else "no such file or folder",
-            f"a run folder, a {RECORD}, or a folder that holds run folders",
-            "give the run_dir of a run or the folder of a sweep",
-        )
-    yield from (folder / RECORD for folder in sorted(folders, key=natural))
+def _root(sources: Sequence[Path]) -> Path:
+    """What the names of runs are relative to: what was loaded, or what several sources have in common."""
+    roots = [source.parent if source.is_file() and not is_collection(source) else source for source in sources]
+    return roots[0] if len(roots) == 1 else Path(os.path.commonpath(roots))
 
 
-def _read_once(file: Path, before: Iterable[Run]) -> Run:
-    """Reads a file; a copy of one that was read before is refused, for it would count a run twice."""
-    if not file.exists():
-        raise RecordError(
-            file, f"no record; {_last_words(file.parent)}", "a finished epoch or more", "read the run's logs"
-        )
-    run = read(file)
+def _name(root: Path) -> str:
+    """The name of what was loaded; of a collected file as that of the folder it was made of."""
+    return root.stem if root.is_file() else root.resolve().name
+
+
+def _read_once(place: Place, before: Iterable[Run]) -> Run:
+    """Reads a run; a copy of one that was read before is refused, for it would count a run twice."""
+    run = place.read()
     for other in before:
         if other.sha256 == run.sha256:
-            raise RecordError(file, f"a copy of {other.file}", "each run once", "remove one of the two")
+            raise RecordError(place.file, f"a copy of {other.file}", "each run once", "remove one of the two")
     return run
-
-
-def _status(folder: Path) -> tuple[str, str]:
-    """State and error that the status file of a run names; empty where there is none."""
-    try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        status = None
-    if not isinstance(status, dict):
-        return "", ""
-    return str(status.get("state") or ""), " ".join(str(status.get("error") or "").split())
-
-
-def _last_words(folder: Path) -> str:
-    """What the status file of a run without a record says."""
-    state, error = _status(folder)
-    return f"status.json says: {state or 'nothing'}" + (f" ({error})" if error else "")
 
 
 def _state(run: Run) -> tuple[str, str]:
@@ -180,22 +158,16 @@ def _state(run: Run) -> tuple[str, str]:
     stands in the status file; a record that is done has nothing to come after it.
     """
     recorded = str(run.attributes["state"])
-    state, error = _status(run.file.parent)
+    state, error = run.status
     if recorded == "done" or state not in STATES or state == "done":
         return recorded, ""
     return state, error if state in ("failed", "stopped") else ""
 
 
-def natural(value: object) -> list[tuple[int, int, str]]:
-    """A sorting key that takes digits in a text as numbers."""
-    parts = re.split(r"(\d+)", str(value))
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
-
-
 def _assemble(root: Path, found: dict[str, Run], problems: list[RecordError]) -> Records:
     """The frames of all runs."""
     return Records(
-        name=root.resolve().name,
+        name=_name(root),
         runs=_runs(root, found),
         sources=pd.DataFrame([_source(root, name, run) for name, run in found.items()]),
         problems=problems,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import yaml
 from analysis.schema import ANSWER, ATTRIBUTES, DTYPES, OPTIONAL, REQUIRED, STATES, VERSIONS, RecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from analysis.schema import Kind
@@ -24,7 +26,15 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Run:
-    """What one record file holds, checked, as dictionaries of equal-length arrays."""
+    """What one record holds, checked, as dictionaries of equal-length arrays.
+
+    Attributes:
+        file: where it is; of a record in a collected file: that file, with the record's place in it as if that were
+            a folder.
+        sha256: of the record's file, as the run has left it.
+        size: of that file in bytes.
+        status: state and error that the run's status file names; empty where there is none.
+    """
 
     file: Path
     sha256: str
@@ -33,6 +43,7 @@ class Run:
     config: dict[str, Any]
     versions: dict[str, Any]
     groups: dict[str, Columns] = field(default_factory=dict)
+    status: tuple[str, str] = ("", "")
 
 
 def read(file: Path) -> Run:
@@ -44,13 +55,43 @@ def read(file: Path) -> Run:
     Raises:
         RecordError: If the file is missing, damaged, foreign, or of a version that this reader does not know.
     """
-    try:
+    with refused(file):
         # Read at once and opened in memory: the hash is of these very bytes, and no lock is taken, which
         # could stop a running job, and which some cluster file systems refuse.
         content = file.read_bytes()
         with h5py.File(io.BytesIO(content), "r") as handle:
-            attributes = _attributes(file, handle)
-            groups = _groups(file, handle)
+            return taken(file, handle, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def taken(file: Path, handle: h5py.Group, sha256: str, size: int) -> Run:
+    """Reads and checks what is a record's file, or a copy of one in a group of another file.
+
+    Args:
+        file: Where it is, for messages.
+        handle: The record.
+        sha256: Of the record's file.
+        size: Of that file, in bytes.
+
+    Raises:
+        RecordError: If it is foreign, incomplete, or of a version that this reader does not know.
+    """
+    attributes = _attributes(file, handle)
+    return Run(
+        file=file,
+        sha256=sha256,
+        size=size,
+        attributes=attributes,
+        config=_mapping(file, "config", attributes["config"]),
+        versions=_mapping(file, "versions", attributes["versions"]),
+        groups=_groups(file, handle),
+    )
+
+
+@contextmanager
+def refused(file: Path) -> Iterator[None]:
+    """Turns whatever h5py says of a damaged file into a RecordError."""
+    try:
+        yield
     except RecordError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # all are how h5py says "damaged"
@@ -61,19 +102,10 @@ def read(file: Path) -> Run:
             "a complete record written by a run",
             "copy it again from where the run was, or leave this run out",
         ) from error
-    return Run(
-        file=file,
-        sha256=hashlib.sha256(content).hexdigest(),
-        size=len(content),
-        attributes=attributes,
-        config=_mapping(file, "config", attributes["config"]),
-        versions=_mapping(file, "versions", attributes["versions"]),
-        groups=groups,
-    )
 
 
-def _attributes(file: Path, handle: h5py.File) -> dict[str, Any]:
-    """The root attributes as Python values; the version is looked at before all others."""
+def _attributes(file: Path, handle: h5py.Group) -> dict[str, Any]:
+    """A record's attributes as Python values; the version is looked at before all others."""
     found = {name: _plain(value) for name, value in handle.attrs.items()}
     if "schema_version" not in found:
         raise RecordError(
@@ -120,7 +152,7 @@ def _mapping(file: Path, name: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _groups(file: Path, handle: h5py.File) -> dict[str, Columns]:
+def _groups(file: Path, handle: h5py.Group) -> dict[str, Columns]:
     """All groups of a file that the schema names."""
     groups = {name: _columns(file, handle, name, kinds) for name, kinds in REQUIRED.items()}
     groups |= {name: _columns(file, handle, name, kinds) for name, kinds in OPTIONAL.items() if name in handle}
@@ -167,7 +199,7 @@ def _array(file: Path, parent: h5py.Group, name: str, kind: Kind, dimensions: in
     return np.asarray(node[()]).astype(dtype)
 
 
-def _structure(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
+def _structure(file: Path, handle: h5py.Group, epoch: np.ndarray) -> Columns:
     """The widths, one row for each epoch and layer."""
     widths = _array(file, handle, "structure/widths", "integer", 2)
     layers = _texts(handle, "structure/layers")
@@ -182,7 +214,7 @@ def _structure(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
     }
 
 
-def _pruning(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
+def _pruning(file: Path, handle: h5py.Group, epoch: np.ndarray) -> Columns:
     """Beside the widths: the phase, the digest of all that was cut, and how many layers were held at one unit."""
     floor = _array(file, handle, "structure/floor", "integer", 1)
     texts = {name: _texts(handle, f"structure/{name}") for name in ("phase", "digest")}
@@ -193,14 +225,14 @@ def _pruning(file: Path, handle: h5py.File, epoch: np.ndarray) -> Columns:
     return {"epoch": epoch[: len(floor)], **texts, "floor": floor}
 
 
-def _texts(handle: h5py.File, name: str) -> np.ndarray:
+def _texts(handle: h5py.Group, name: str) -> np.ndarray:
     """A column of texts; empty where there is none."""
     node = handle.get(name)
     values = [_plain(text) for text in node[()]] if isinstance(node, h5py.Dataset) and node.ndim == 1 else []
     return np.array(values, dtype=object)
 
 
-def _alrao(file: Path, handle: h5py.File) -> tuple[Columns, Columns, Columns]:
+def _alrao(file: Path, handle: h5py.Group) -> tuple[Columns, Columns, Columns]:
     """The posterior over output layers, what is lost, and the rates of the units, one value a row."""
     posterior = _array(file, handle, "alrao/posterior", "float", 2)
     columns = {

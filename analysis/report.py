@@ -19,6 +19,8 @@ from analysis.style import save
 from analysis.widths import layer_widths
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -43,13 +45,14 @@ class OutputError(OSError):
         super().__init__(f"--out: {out} cannot be written to ({reason}); choose another folder, or make room there")
 
 
-def report(source: Path | str, out: Path | str, *, strict: bool = False) -> Path:
+def report(source: Path | str | Sequence[Path | str], out: Path | str, *, strict: bool = False) -> Path:
     """Writes `index.html`, and beside it each table, each figure and where they come from.
 
     The page needs nothing else: figures and style are in it. The same records give the same bytes.
 
     Args:
-        source: What `load` takes: a run folder, a record, or a folder of run folders.
+        source: What `load` takes: a run folder, a record, a folder of run folders, a collected file, or several of
+            these.
         out: The folder to write to; made if need be, files of the same name are replaced.
         strict: Whether one unreadable run among many is an error.
 

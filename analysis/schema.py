@@ -4,8 +4,9 @@ The writer states the same on its side. The two are kept apart on purpose: a rec
 be readable without the program that wrote it, and a change on one side alone is a mistake to be found.
 
 A run folder holds `config.yaml`, `status.json`, `record.h5`, `checkpoints/` and `logs/`; the reader needs
-only `record.h5`. Columns and groups that are not named here are additions of a later writer under the same
-version: they are left alone.
+only `record.h5`. A collected file is laid out like a sweep's folder: `ID/record.h5` is then a group, and the
+other files of a run are texts, an element a line. Columns and groups that are not named here are additions of a
+later writer under the same version: they are left alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from typing import Final, Literal
 Kind = Literal["integer", "float"]
 
 RECORD: Final = "record.h5"
+STATUS: Final = "status.json"
 VERSIONS: Final = (1,)
+COLLECTED: Final = "collected_version"
+"""The attribute by which a file is known that holds the records of many runs; its values are COLLECTED_VERSIONS."""
+COLLECTED_VERSIONS: Final = (1,)
 STATES: Final = ("running", "done", "stopped", "failed")
 ENDINGS: Final = ("", "epochs", "early_stopping", "diverged", "pruned", "signal")
 PHASES: Final = ("data", "forward", "backward", "optimizer", "exchange", "evaluate", "checkpoint")

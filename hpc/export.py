@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hpc import alrao, cutting, network
 from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
-from hpc.config.folder import CHECKPOINTS, frozen, write_atomically
+from hpc.config.folder import CHECKPOINTS, frozen, read_status, write_atomically
 from hpc.config.read import run_id
 from hpc.config.root import Config
 from hpc.errors import ConfigError, RunError
@@ -88,6 +88,11 @@ def load(run_dir: Path) -> Answer:
     checkpoints = Checkpoints(run_dir / CHECKPOINTS, Alone(), run_id(config), config.checkpoint.keep, lambda _: None)
     found = checkpoints.read_shared()
     if found is None:
+        if read_status(run_dir).get("state") == "done":
+            raise RunError(
+                f"{run_dir}: the run is done, but its last checkpoint was removed, and the network with it; train it "
+                f"anew in another run_dir"
+            )
         raise RunError(f"{run_dir}: the run has not begun (it has no checkpoint); train it first")
     shared, passed_over = found
     if shared["answer"] is None:

@@ -16,15 +16,20 @@ import h5py
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Any]:
+def new_file(path: Path, newest: str = "v110") -> Iterator[Any]:
     """A new HDF5 file to write into; after, it is on the disk.
+
+    Args:
+        path: of the file.
+        newest: the version of HDF5 whose format may be needed to read it; what is made here needs 1.10, a copy of
+            something may need a later one.
 
     Raises:
         OSError: it cannot be written (a full disk, for instance), or is there already. What there is of it stays.
     """
     with path.open("x+b", buffering=0) as raw:
         file = _Unfailing(raw)
-        with h5py.File(file, "w", libver=("v110", "v110")) as hdf5:
+        with h5py.File(file, "w", libver=("v110", newest)) as hdf5:
             yield hdf5
         if file.failure is not None:
             raise file.failure

@@ -17,7 +17,7 @@ from jobs.export import export as write_export
 # newer versions of Typer bring along. It has no public name that holds for both.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
-Cluster = Literal["slurm", "debug"]
+Cluster = Literal["slurm", "local", "debug"]
 """As :data:`jobs.clusters.Name`, which would bring the whole configuration along."""
 
 app = typer.Typer(
@@ -133,8 +133,37 @@ def logs(
 
 
 @app.command()
+def collect(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    out: Annotated[Path | None, typer.Option(help="The file; left out: beside the folder, with its name.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Copy all records of a sweep into one HDF5 file, and name what is missing (then the exit code is 1)."""
+    from jobs.collect import collect as gather
+
+    raise typer.Exit(gather(folder, out, as_json=as_json))
+
+
+@app.command()
+def clean(
+    folder: Annotated[Path, typer.Argument(help="The sweep's folder: its run_dir.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="The last one of each run, too: it can then not be exported any more.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Remove checkpoints of runs that are done, all but the last of each: their networks stay."""
+    from jobs.clean import clean as remove
+
+    raise typer.Exit(remove(folder, everything=everything, dry_run=dry_run, as_json=as_json))
+
+
+@app.command()
 def report(
-    source: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
+    source: Annotated[
+        list[Path], typer.Argument(help="A run folder, a folder of run folders, or a collected file; or several.")
+    ],
     out: Annotated[Path, typer.Option(help="Where the page, tables and figures go.")],
 ) -> None:
     """Make tables, figures and one page that shows them, from the records of runs."""
@@ -164,14 +193,27 @@ def export(
     typer.echo(write_export(run_dir, kind, out))
 
 
-@app.command()
+@app.command(context_settings=_OVERRIDES)
 def doctor(
+    context: typer.Context,
+    test_job: Annotated[
+        bool, typer.Option("--test-job", help="Also have SLURM start two ranks, and see that they find each other.")
+    ] = False,
+    sweep: Annotated[Path | None, typer.Option(help="A sweep file: the test job asks for what its runs do.")] = None,
+    wait: Annotated[float, typer.Option(help="Minutes to wait for the test job; then it is cancelled.", min=0.1)] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what this machine offers, what is wrong, and how to mend it."""
-    from jobs.doctor import doctor as examine
+    """Say what this machine and its cluster offer, what is wrong, and how to mend it.
 
-    raise typer.Exit(examine(as_json=as_json))
+    With --test-job, what the job asks for can be given as --resources.KEY VALUE, by the keys of a sweep file.
+    """
+    from jobs.doctor import doctor as examine
+    from jobs.trial import needs
+
+    if not test_job and (context.args or sweep):
+        raise ConfigError(f"{context.args[0] if context.args else '--sweep'}: goes with --test-job, and nowhere else")
+    job = needs(sweep, context.args) if test_job else None
+    raise typer.Exit(examine(as_json=as_json, job=job, wait_s=60 * wait))
 
 
 def main() -> None:
@@ -187,7 +229,8 @@ def main() -> None:
         sys.exit(130)
     except _UsageError as error:
         where = error.ctx.command_path if error.ctx else "structlearn"
-        _say(f"{error.format_message().replace('Value error, ', '').rstrip('.')} (see {where} --help)")
+        message = " ".join(error.format_message().replace("Value error, ", "").split())
+        _say(f"{message.rstrip('.')} (see {where} --help)")
         sys.exit(2)
     except RunError as error:
         _say(str(error))

@@ -1,32 +1,37 @@
-"""Who makes the jobs of a sweep: SLURM, or this process."""
+"""Who makes the jobs of a sweep: SLURM, this machine, or this process."""
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from hpc.errors import RunError
-from jobs import slurm
+from jobs import local, slurm
 from jobs.controller import STOPPED, Controller
 from jobs.resources import Resources
+from jobs.runner import train_command
+from jobs.slurm import Jobs
 from jobs.states import Scheduled, State, look, newest_jobs
 from jobs.sweepfolder import SweepFolder
 
-Name = Literal["slurm", "debug"]
+Name = Literal["slurm", "local", "debug"]
 
 
 class Cluster(Protocol):
     """Takes jobs, and says what has become of them."""
 
-    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
-        """Take jobs, each with the folders of its runs; their names, in their order. Raises RunError."""
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
+        """Take jobs, each with the folders of its runs; their names, in their order, as many at a time as were taken.
+
+        The caller notes them before it asks for more. Raises RunError.
+        """
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """What would be handed over for `count` jobs."""
 
-    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
-        """Which of these jobs wait or run; None where nobody can say."""
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
+        """Which of these jobs, which write into `logs`, wait or run; None where nobody can say."""
 
     def cancel(self, names: Sequence[str]) -> None:
         """End jobs; what runs stops at a checkpoint. Raises RunError."""
@@ -35,7 +40,7 @@ class Cluster(Protocol):
 class Slurm:
     """The scheduler of a cluster."""
 
-    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
         """One array, or as many as SLURM's largest array asks for."""
         return slurm.submit(jobs, resources, resources.mpi or plugin(), logs, name)
 
@@ -43,7 +48,7 @@ class Slurm:
         """The text that sbatch would be given."""
         return slurm.preview(resources, logs, name, count)
 
-    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
         """By squeue."""
         return slurm.scheduled(names) if names else {}
 
@@ -52,23 +57,47 @@ class Slurm:
         slurm.cancel(names)
 
 
+class Local:
+    """This machine, while nobody waits."""
+
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
+        """A process of their own starts them."""
+        yield local.submit(jobs, resources, logs)
+
+    def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
+        """The command of each run, and how many jobs go on at the same time."""
+        return local.preview(resources, count)
+
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
+        """By what living processes hold; None where that cannot be seen."""
+        try:
+            return local.scheduled(names, logs)
+        except RunError:
+            return None
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """By SIGTERM for those that run."""
+        local.cancel(names)
+
+
 class Debug:
     """This process, job by job, while the command waits."""
 
-    def submit(self, jobs: Sequence[Sequence[Path]], resources: Resources, logs: Path, name: str) -> list[str]:
+    def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
         """Make all runs; a signal stops the one that trains, and leaves the others for later."""
-        names = []
+        stopped = False
         for number, run_dirs in enumerate(jobs):
-            names.append(f"debug-{number}")
-            if Controller(run_dirs, lambda run_dir: self._command(run_dir, resources.ranks), names[-1])() == STOPPED:
-                break
-        return [*names, *[f"debug-{number}" for number in range(len(names), len(jobs))]]
+            job = f"debug-{number}"
+            yield [job]
+            if not stopped:
+                made = Controller(run_dirs, lambda run_dir: train_command(run_dir, resources.ranks), job)()
+                stopped = made == STOPPED
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """The command of each run."""
-        return " ".join(self._command(Path("RUN"), resources.ranks)) + "\n"
+        return " ".join(train_command(Path("RUN"), resources.ranks)) + "\n"
 
-    def scheduled(self, names: Sequence[str]) -> dict[str, Scheduled] | None:
+    def scheduled(self, names: Sequence[str], logs: Path) -> dict[str, Scheduled] | None:
         """Nothing waits: a job that runs has a fresh sign of life."""
         return {}
 
@@ -76,14 +105,8 @@ class Debug:
         """Only whoever started it can."""
         raise RunError("--cluster debug makes runs in the command that was started: end that, with Ctrl-C")
 
-    @staticmethod
-    def _command(run_dir: Path, ranks: int) -> list[str]:
-        several = ["--ranks", str(ranks)] if ranks > 1 else []
-        where = [str(run_dir / "config.yaml"), "--run_dir", str(run_dir)]
-        return [sys.executable, "-m", "jobs", "train", *where, "--progress", "plain", *several]
 
-
-CLUSTERS: Final[dict[Name, Cluster]] = {"slurm": Slurm(), "debug": Debug()}
+CLUSTERS: Final[dict[Name, Cluster]] = {"slurm": Slurm(), "local": Local(), "debug": Debug()}
 
 
 def plugin() -> str:
@@ -98,7 +121,12 @@ def plugin() -> str:
             "resources.mpi: mpi4py does not load here, so it is not known which plugin of srun suits its MPI library; "
             "set resources.mpi, for example to pmi2 (MPICH) or pmix (Open MPI)"
         )
-    return "pmix" if "Open MPI" in done.stdout else "pmi2"
+    return suited(done.stdout)
+
+
+def suited(library: str) -> str:
+    """What srun's --mpi is for an MPI library, by what it calls itself."""
+    return "pmix" if "Open MPI" in library else "pmi2"
 
 
 def states_of(folder: SweepFolder) -> list[State]:
@@ -106,7 +134,10 @@ def states_of(folder: SweepFolder) -> list[State]:
     names: dict[str, list[str]] = {}
     for cluster, job in newest_jobs(folder.submissions()).values():
         names.setdefault(cluster, []).append(job)
-    answers = [CLUSTERS[cluster].scheduled(list(dict.fromkeys(jobs))) for cluster, jobs in names.items()]  # type: ignore[index]
+    answers = [
+        CLUSTERS[cluster].scheduled(list(dict.fromkeys(jobs)), folder.logs)  # type: ignore[index]
+        for cluster, jobs in names.items()
+    ]
     known: dict[str, Scheduled] = {}
     for answer in answers:
         known |= answer or {}

@@ -84,7 +84,7 @@ class Controller:
             if attempt.code == USAGE:
                 return FAILED
             end = self._end(run_dir)
-            if attempt.how == "stopped" or not self._sound():
+            if attempt.how == "stopped" or (end is None and not self._sound()):
                 break
             if end is None:
                 _wait(PAUSE_S, stop)

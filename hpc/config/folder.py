@@ -12,6 +12,8 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,7 +116,7 @@ def check_same(config: Config) -> None:
 
 def _begun(run_dir: Path) -> bool:
     """Is there anything of a run in a folder: a checkpoint, a record, or a process that trains?"""
-    return trained(run_dir) or _locked(run_dir)
+    return trained(run_dir) or locked(run_dir)
 
 
 def trained(run_dir: Path) -> bool:
@@ -122,20 +124,41 @@ def trained(run_dir: Path) -> bool:
     return resumable(run_dir) or (run_dir / RECORD).exists()
 
 
-def _locked(run_dir: Path) -> bool:
+def locked(run_dir: Path) -> bool:
+    """Does a process hold the folder? Asking changes nothing in it."""
     try:
         descriptor = os.open(run_dir / LOCK, os.O_RDWR)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks: nothing can be said
-        return False
+        return not _lock(descriptor)
     finally:
         os.close(descriptor)
-    return False
+
+
+@contextmanager
+def held(run_dir: Path) -> Iterator[bool]:
+    """Hold a run's folder, as a run does that trains there; False: another process does.
+
+    Raises:
+        OSError: nobody may write in it.
+    """
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Is it ours now?"""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nothing can be said
+        return True
+    return True
 
 
 def freeze(config: Config) -> Path:

@@ -2,7 +2,7 @@
 
     python tests/contract/bad_inputs.py > docs/bad-inputs.md
 
-The rows are in bad_configurations.py and bad_surroundings.py; the tests run them one by one.
+The rows are in bad_configurations.py, bad_surroundings.py and bad_sweeps.py; the tests run them one by one.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Final
 
 import bad_configurations as configurations
 import bad_surroundings as surroundings
+import bad_sweeps as sweeps
 from provoking import DIGITS, OWN, TRAINED, Bad, Outcome, provoke, train
 
 ROWS: Final = {
@@ -27,6 +28,7 @@ ROWS: Final = {
     "Records": surroundings.REPORT,
     "Export": surroundings.EXPORT,
     "The command line": configurations.USAGE,
+    "Sweeps": sweeps.SWEEPS,
 }
 
 HEAD = """\

@@ -41,7 +41,7 @@ PLANTED = {
         ("jobs/launch.py", "import torch"),
         ("hpc/config/types.py", "import hpc.comm"),
     ],
-    "jobs enters hpc through its configuration, its errors, output, signals, signs of life, hpc.rank and hpc.export": [
+    "jobs enters hpc through its configuration, errors, output, signals, signs of life, new files, rank and export": [
         ("jobs/launch.py", "import hpc.heartbeat"),
     ],
     "the configuration is checked without torch, MPI or HDF5": [

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from analysis import RecordError, load
-from analysis.load import flatten, natural
+from analysis.load import flatten
+from analysis.places import natural
 from analysis.schema import OPTIONAL, REQUIRED
 
 if TYPE_CHECKING:

@@ -104,6 +104,11 @@ def test_the_examples_are_configurations() -> None:
         (["train", "--ranks", "many"], 2),
         (["report"], 2),
         (["doctor", "--nothing"], 2),
+        (["doctor", "--sweep", "sweep.yaml"], 2),
+        (["doctor", "--test-job", "--epochs", "3"], 2),
+        (["doctor", "--test-job", "--resources.nothing", "3"], 2),
+        (["doctor", "--test-job", "--sweep", "nowhere.yaml"], 2),
+        (["doctor", "--test-job", "--wait", "0"], 2),
         (["report", "nowhere", "--out", "page"], 1),
     ],
 )

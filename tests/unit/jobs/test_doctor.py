@@ -15,6 +15,7 @@ import pytest
 from jobs import doctor as table
 from jobs.doctor import doctor, examine
 from jobs.machine import Finding
+from jobs.resources import Resources
 
 Check = Callable[[], Iterator[Finding]]
 
@@ -46,6 +47,26 @@ def test_the_exit_code_is_whether_training_works(status: Any, code: int, checks:
             {"what": "mpi", "status": "fail", "finding": "no", "remedy": ""},
         ],
     }
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "words"), [("ok", 0, "The test job worked."), ("warn", 0, "worked"), ("fail", 1, "see above what")]
+)
+def test_a_test_job_counts(job: Any, code: int, words: str, checks: Any, capsys: Any, monkeypatch: Any) -> None:
+    asked: list[Any] = []
+    ranks = [Finding("test job", "ok", "quick"), Finding("ranks", job, "so")]
+    monkeypatch.setattr(table, "trial", lambda *given: asked.append(given) or ranks)
+    checks({"training": finding(WORKS)})
+    assert doctor(as_json=True, job=Resources(ranks=2), wait_s=5) == code
+    found = json.loads(capsys.readouterr().out)
+    assert (found["works"], [each["what"] for each in found["checks"]]) == (not code, ["training", "test job", "ranks"])
+    assert doctor(as_json=False, job=Resources(ranks=2), wait_s=5) == code
+    shown = capsys.readouterr().out
+    assert shown.index("One rank can train here.") < shown.index("quick") < shown.index(words)
+    assert asked == [(Resources(ranks=2), 5)] * 2
+    checks({"training": finding(Finding("training", "fail", "no torch on this node"))})
+    assert doctor(as_json=False, job=Resources(ranks=2)) == 1
+    assert words in capsys.readouterr().out
 
 
 def test_the_table_shows_everything_as_it_is(checks: Any, capsys: Any) -> None:

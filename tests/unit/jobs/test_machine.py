@@ -137,39 +137,6 @@ def test_a_containers_limit(text: str, cores: float | None, tmp_path: Path, monk
     assert machine._cpu_quota() == cores
 
 
-LIST = """MPI plugin types are...
-\tnone
-\tcray_shasta
-\tpmi2
-\tpmix
-specific pmix plugin versions available: pmix_v5
-"""
-
-
-@pytest.mark.parametrize(
-    ("ping", "plugins", "status", "words"),
-    [
-        (said("Slurmctld(primary) at node1 is UP"), said(LIST), "ok", "pmi2, pmix, pmix_v5"),
-        (said("Slurmctld(primary) at node1 is UP"), said("MPI plugin types are...", "\tnone"), "warn", "no plugin"),
-        (said("Slurmctld(primary) at node1 is UP"), no("srun: fatal"), "warn", "srun: fatal"),
-        (said("Slurmctld(primary) at node1 is DOWN"), said(LIST), "warn", "is DOWN"),
-        (no("no answer within 10 s"), said(LIST), "warn", "no answer within 10 s"),
-    ],
-)
-def test_slurm(ping: Answer, plugins: Answer, status: str, words: str, answers: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
-    answers({"sinfo": said("slurm-wlm 24.11.5"), "scontrol ping": ping, "srun --mpi=list": plugins})
-    rows = list(found("slurm").values())
-    assert rows[-1].status == status
-    assert words in rows[-1].finding
-    assert "slurm-wlm 24.11.5" in rows[0].finding
-
-
-def test_no_slurm_is_no_problem(monkeypatch: Any) -> None:
-    monkeypatch.setattr(machine.shutil, "which", lambda _: None)
-    assert found("slurm")["slurm"].status == "ok"
-
-
 GOOD = {"h5py": "3.16", "hdf5": "2.0", "free": 2**40, "same": True}
 
 

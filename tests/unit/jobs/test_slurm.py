@@ -72,7 +72,9 @@ def runs(sweep: SweepFolder, count: int) -> list[list[Path]]:
 @pytest.mark.parametrize(("limit", "sizes"), [(1001, [7]), (3, [3, 3, 1]), (1, [1] * 7)])
 def test_as_many_arrays_as_the_limit_asks_for(fake, sweep, tmp_path, limit, sizes) -> None:
     fake(srun="", sbatch=counting(tmp_path), scontrol=config(limit))
-    names = submit(runs(sweep, 7), Resources(), "pmi2", sweep.logs, "n")
+    taken = list(submit(runs(sweep, 7), Resources(), "pmi2", sweep.logs, "n"))
+    assert [len(each) for each in taken] == sizes
+    names = [name for each in taken for name in each]
     assert len(fake.called("sbatch")) == len(sizes)
     wanted = []
     for number, size in enumerate(sizes):
@@ -100,13 +102,13 @@ def test_what_sbatch_would_get_is_shown_where_there_is_no_slurm(tmp_path, monkey
     assert "\nmodule load x\n" in text
     assert "--requeue" not in preview(Resources(sbatch={"no-requeue": True}), tmp_path, "n", 1)
     with pytest.raises(RunError, match="sbatch: not found, so there is no SLURM here"):
-        submit([[tmp_path]], needs, "pmi2", tmp_path, "n")
+        list(submit([[tmp_path]], needs, "pmi2", tmp_path, "n"))
 
 
 def test_what_sbatch_refuses_is_told_in_its_words(fake, sweep) -> None:
     fake(srun="", scontrol=config(10), sbatch="echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
     with pytest.raises(RunError, match=r"SLURM did not take the jobs.*invalid partition specified: x"):
-        submit(runs(sweep, 2), Resources(), "pmi2", sweep.logs, "n")
+        list(submit(runs(sweep, 2), Resources(), "pmi2", sweep.logs, "n"))
 
 
 def test_jobs_wait_or_run_or_are_gone(fake) -> None:
@@ -262,7 +264,7 @@ def test_ranks_are_started_as_their_needs_say(sweep) -> None:
     needs = Resources(ranks=4, nodes=2, cpus_per_rank=3, gpus_per_rank=1)
     job = SlurmJob([sweep.run_dir("a")], needs, "pmix")
     line = " ".join(job.command(sweep.run_dir("a")))
-    for option in ("--ntasks=4", "--nodes=2", "--cpus-per-task=3", "--mpi=pmix", "--gpus-per-task=1", "single:1"):
+    for option in ("--ntasks=4", "--nodes=2", "--cpus-per-task=3", "--mpi=pmix", "--gpus-per-task=1"):
         assert option in line
     assert line.endswith(f"{sys.executable} -m hpc.rank {sweep.run_dir('a')} --progress plain")
     env = job.environment({"SUBMITIT_EXECUTOR": "slurm", "HOME": "/h", "SLURM_JOB_ID": "1"})

@@ -79,6 +79,17 @@ def test_each_run_has_a_folder_of_its_own_named_by_all_that_decides_its_result(t
         assert not set(ids(*change)) & set(first)
 
 
+def test_sections_of_one_name_are_told_apart(tmp_path) -> None:
+    grid = {
+        "exchange": [{"name": "gossip", "rho": 0.1}, {"name": "gossip", "rho": 0.2}, {"name": "sync"}],
+        "model.widths": [[8, 10]],
+    }
+    found = sweep(tmp_path, sweep={"grid": grid})
+    assert [run.label for run in found.runs] == [
+        "exchange=gossip(rho=0.1) widths=8,10", "exchange=gossip(rho=0.2) widths=8,10", "exchange=sync widths=8,10",
+    ]  # fmt: skip
+
+
 def test_combinations_that_are_one_run_are_one_run(tmp_path) -> None:
     found = sweep(tmp_path, sweep={"grid": {"optimizer.lr": [0.1, 0.10, 1e-1], "checkpoint.keep": [2, 3]}})
     assert len(found.runs) == 1
