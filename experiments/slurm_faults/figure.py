@@ -30,7 +30,8 @@ def by_kind(runs: pd.DataFrame, hits: pd.DataFrame) -> pd.DataFrame:
         mine, theirs = runs[runs.kind == kind], hits[hits.kind == kind]
         noted = mine.history.str.split().explode()
         made.append({
-            "kind": kind, "hits": len(theirs), "runs": len(mine), "runs hit": int((mine.hits > 0).sum()),
+            "kind": kind, "injections": len(theirs[["sweep", "injection"]].drop_duplicates()), "hits": len(theirs),
+            "runs": len(mine), "runs hit": int((mine.hits > 0).sum()),
             "done": int((mine.state == "done").sum()), "identical": int((mine.differences == 0).sum()),
             "starts": int(mine.openings.sum()), "most of a run": int(mine.openings.max()),
             **{how: int((noted == how).sum()) for how in NOTED},
