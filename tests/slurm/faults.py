@@ -180,7 +180,15 @@ def _fail(sweep: Sweep, runs: Sequence[str], node: str) -> None:
 
 def node_away(sweep: Sweep, runs: Sequence[str]) -> None:
     """All on a node is killed, and it is back after SLURM has noticed."""
-    node = sweep.draw.choice(NODES)
+    _away(sweep, runs, sweep.draw.choice(NODES))
+
+
+def other_node_away(sweep: Sweep, runs: Sequence[str]) -> None:
+    """The same on the node without the batch shells."""
+    _away(sweep, runs, OTHER)
+
+
+def _away(sweep: Sweep, runs: Sequence[str], node: str) -> None:
     sweep.met(runs, f"{node} away")
     sweep.cluster.kill_slurmd(node, jobs=True)
     ask = ("sinfo", "-h", "-n", node, "-p", "main", "-o", "%T")

@@ -46,7 +46,7 @@ CASES = {
     "other node failed": Case("other_node_failed", {"failed"}, deadline_s=20),
     "other node failed at the start": Case("other_node_failed", {"failed"}, early=True, deadline_s=20),
     "batch node failed": Case("batch_node_failed", set()),
-    "node away": Case("node_away", set()),
+    "other node away": Case("other_node_away", {"stopped"}),
     "time limit": Case("limit_reached", {"stopped"}, deadline_s=600),
     "told to stop": Case("told_to_stop", {"stopped"}, seeds=2),
     "told to stop at the start": Case("told_to_stop", {"stopped"}, early=True),
