@@ -11,11 +11,14 @@ from jobs import local, slurm
 from jobs.controller import STOPPED, Controller
 from jobs.resources import Resources
 from jobs.runner import train_command
-from jobs.slurm import Jobs
+from jobs.slurmjob import SlurmJob
 from jobs.states import Scheduled, State, look, newest_jobs
 from jobs.sweepfolder import SweepFolder
 
 Name = Literal["slurm", "local", "debug"]
+
+Jobs = Sequence[Sequence[Path]]
+"""For each job the folders of its runs."""
 
 
 class Cluster(Protocol):
@@ -42,7 +45,8 @@ class Slurm:
 
     def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
         """One array, or as many as SLURM's largest array asks for."""
-        return slurm.submit(jobs, resources, resources.mpi or plugin(), logs, name)
+        mpi = resources.mpi or plugin()
+        return slurm.submit([SlurmJob(run_dirs, resources, mpi) for run_dirs in jobs], resources, logs, name)
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """The text that sbatch would be given."""

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ from jobs.sweepfolder import Submission, SweepFolder
 
 MISSING: Final = frozenset({"new", "stopped", "lost"})
 """Of runs in these states a submission makes jobs; one that failed waits for ``structlearn retry --failed``."""
+
+_WRITERS: Final = 16
+"""Folders are made by so many threads: each waits for the disk, or for a server."""
 
 
 def submit(path: Path, overrides: Sequence[str], cluster: Name, *, dry_run: bool, as_json: bool) -> int:
@@ -41,13 +45,19 @@ def submit(path: Path, overrides: Sequence[str], cluster: Name, *, dry_run: bool
     with folder.locked():
         folder.add(expanded.runs)
         missing, states = _missing(folder, expanded.runs)
-        for run in missing:
-            freeze(run.config)
-            if cancelled(history(folder.run_dir(run.id))):
-                mark(folder.run_dir(run.id), RETRIED)
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            for _ in pool.map(lambda run: _prepare(folder, run), missing):
+                pass
         jobs = hand_over(folder, [(run.id, run.resources) for run in missing], cluster)
     _tell(_about(folder, expanded, missing, states) | {"jobs": jobs, "cluster": cluster}, as_json=as_json)
     return 0
+
+
+def _prepare(folder: SweepFolder, run: Run) -> None:
+    """Make a run's folder, in which its job finds all that it needs."""
+    freeze(run.config)
+    if cancelled(history(folder.run_dir(run.id))):
+        mark(folder.run_dir(run.id), RETRIED)
 
 
 def hand_over(folder: SweepFolder, runs: Sequence[tuple[str, Resources]], cluster: Name) -> list[str]:

@@ -24,6 +24,7 @@ from jobs import partitions, probe, slurm, sweep
 from jobs.clusters import plugin
 from jobs.machine import Finding
 from jobs.resources import Resources
+from jobs.slurmjob import SlurmJob, pass_over_steps
 from jobs.verdict import refused, verdict, without_ranks
 
 NAME: Final = "structlearn-doctor"
@@ -60,9 +61,9 @@ class Trial:
 
     def __call__(self) -> None:
         """Called once, in the batch script."""
-        job = slurm.SlurmJob([], self.resources, self.mpi)
+        job = SlurmJob([], self.resources, self.mpi)
         began = time.time()
-        slurm.pass_over_steps([], "", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+        pass_over_steps([], "", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
         line = [*job.step(), *probe.python(probe.WORLD, STEP_S)]
         env, nothing = job.environment(os.environ), subprocess.DEVNULL
         with (self.folder / OUTPUT).open("wb") as file:
