@@ -7,10 +7,12 @@ returns when the cluster is whole again. ``sweep.met`` is told of each run at th
 import contextlib
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,24 @@ def controller_killed(sweep: Sweep, runs: Sequence[str]) -> None:
     """slurmctld is killed, and started. Jobs must be seven seconds old: it forgets the last five."""
     sweep.met(runs, "slurmctld killed")
     sweep.cluster.restart_slurmctld(kill=True)
+
+
+def rank_killed_without_controller(sweep: Sweep, runs: Sequence[str]) -> None:
+    """A rank is killed as slurmctld goes, which is away for longer than srun asks for it."""
+    with ThreadPoolExecutor(1) as pool:
+        away = pool.submit(sweep.cluster.restart_slurmctld, away_s=40)
+        time.sleep(2)
+        rank_killed(sweep, runs)
+        away.result()
+
+
+def stopped_without_controller(sweep: Sweep, runs: Sequence[str]) -> None:
+    """Ranks hear that their time is over as slurmctld goes: their job cannot go back into the queue yet."""
+    with ThreadPoolExecutor(1) as pool:
+        away = pool.submit(sweep.cluster.restart_slurmctld, away_s=40)
+        time.sleep(2)
+        for run in runs:
+            sweep.met([run], "stopped")
+            for rank in sweep.ranks(run):
+                rank.send_signal(signal.SIGUSR2)
+        away.result()
