@@ -16,6 +16,7 @@ KINDS = (
     "node away", "slurmctld restarted", "slurmctld killed", "several",
 )  # fmt: skip
 NOTED = ("stopped", "failed")
+"""How a start ends that a fault ended, where its job could note it."""
 
 
 def seconds(lost: pd.Series, how: str) -> str:
@@ -33,8 +34,8 @@ def by_kind(runs: pd.DataFrame, hits: pd.DataFrame) -> pd.DataFrame:
             "kind": kind, "injections": len(theirs[["sweep", "injection"]].drop_duplicates()), "hits": len(theirs),
             "runs": len(mine), "runs hit": int((mine.hits > 0).sum()),
             "done": int((mine.state == "done").sum()), "identical": int((mine.differences == 0).sum()),
-            **{f"noted: {how}" if how == NOTED[0] else how: int((noted == how).sum()) for how in NOTED},
-            "trained from": int(mine.openings.sum()), "most of a run": int(mine.openings.max()),
+            **{f"starts that {how}": int((noted == how).sum()) for how in NOTED},
+            "starts that trained": int(mine.openings.sum()), "most of a run": int(mine.openings.max()),
             "lost, s: median": seconds(theirs.lost, "median"), "worst": seconds(theirs.lost, "max"),
         })  # fmt: skip
     return pd.DataFrame(made)
