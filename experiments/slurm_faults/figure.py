@@ -16,6 +16,7 @@ KINDS = (
     "node away", "slurmctld restarted", "slurmctld killed", "several",
 )  # fmt: skip
 NOTED = ("stopped", "failed")
+"""How a start ends that a fault ended, where its job could note it."""
 
 
 def seconds(lost: pd.Series, how: str) -> str:
@@ -30,10 +31,11 @@ def by_kind(runs: pd.DataFrame, hits: pd.DataFrame) -> pd.DataFrame:
         mine, theirs = runs[runs.kind == kind], hits[hits.kind == kind]
         noted = mine.history.str.split().explode()
         made.append({
-            "kind": kind, "hits": len(theirs), "runs": len(mine), "runs hit": int((mine.hits > 0).sum()),
+            "kind": kind, "injections": len(theirs[["sweep", "injection"]].drop_duplicates()), "hits": len(theirs),
+            "runs": len(mine), "runs hit": int((mine.hits > 0).sum()),
             "done": int((mine.state == "done").sum()), "identical": int((mine.differences == 0).sum()),
-            "starts": int(mine.openings.sum()), "most of a run": int(mine.openings.max()),
-            **{how: int((noted == how).sum()) for how in NOTED},
+            **{f"starts that {how}": int((noted == how).sum()) for how in NOTED},
+            "starts that trained": int(mine.openings.sum()), "most of a run": int(mine.openings.max()),
             "lost, s: median": seconds(theirs.lost, "median"), "worst": seconds(theirs.lost, "max"),
         })  # fmt: skip
     return pd.DataFrame(made)
@@ -47,18 +49,10 @@ def by_fault(hits: pd.DataFrame) -> pd.DataFrame:
     return made.round(1)
 
 
-def reasons(runs: pd.DataFrame) -> pd.DataFrame:
-    """What starts that failed said."""
-    said = runs.assign(reason=runs.reasons.fillna("").str.split("; ")).explode("reason")
-    said = said[said.reason != ""]
-    said["reason"] = said.reason.str.replace(r"\d+", "N", regex=True)
-    return said.groupby(["kind", "reason"]).size().reset_index(name="runs")
-
-
 def main() -> None:
     results, out = folders(__doc__, HERE)
     runs, hits = (pd.read_csv(results / f"{name}.csv") for name in ("runs", "hits"))
-    publish({"kinds": by_kind(runs, hits), "single": by_fault(hits), "reasons": reasons(runs)}, {}, out)
+    publish({"kinds": by_kind(runs, hits), "single": by_fault(hits)}, {}, out)
 
 
 if __name__ == "__main__":

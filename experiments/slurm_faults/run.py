@@ -42,7 +42,7 @@ RUNS = (
     "kind", "sweep", "run", "label", "hits", "starts", "stops", "openings", "history", "reasons", "state",
     "differences", "seconds",
 )  # fmt: skip
-HITS = ("kind", "sweep", "hit", "run", "fault", "moment", "epoch", "lost")
+HITS = ("kind", "sweep", "hit", "injection", "run", "fault", "moment", "epoch", "lost")
 PATIENCE_S = 900.0
 """So long a sweep may take once it is left alone."""
 EARLY = 1 / 3
@@ -63,6 +63,8 @@ class Hit:
     epoch: int
     step: int
     """Of the newest checkpoint."""
+    injection: int
+    """Which fault of the sweep: one of a node or a daemon meets several runs."""
 
 
 class Watch(threading.Thread):
@@ -109,10 +111,10 @@ class Disturbed(faults["Sweep"]):  # type: ignore[misc]
 
     def met(self, runs: Sequence[str], what: str) -> None:
         """A fault comes now, and meets these runs."""
-        ages = self.ages()
+        ages, number = self.ages(), 1 + max((hit.injection for hit in self.hits), default=-1)
         for run in runs:
             epoch = int(read_status(self.folder / run).get("epoch", 0))
-            self.hits.append(Hit(run, what, time.time(), ages.get(run, math.nan), epoch, self.watch.step(run)))
+            self.hits.append(Hit(run, what, time.time(), ages.get(run, math.nan), epoch, self.watch.step(run), number))
 
     def wait_for_training(self) -> None:
         """Return when one of the runs has just made steps; at the latest after three minutes."""
@@ -163,7 +165,7 @@ KINDS = {
             "told_to_stop", "preempted", "rank_killed", "daemon_killed", "batch_node_failed", "other_node_failed",
             "node_away", "controller_restarted",
         ),
-        values={"resources.partition": "low", "epochs": 100},
+        values=FEW | {"resources.partition": "low", "epochs": 60},
     ),
 }  # fmt: skip
 
@@ -223,17 +225,19 @@ def limits(sweep: Disturbed, _kind: Kind, _wanted: int) -> None:
                     place = int(attempt.place.split("-")[1]) if attempt.place else 0
                     epoch = int(read_status(sweep.folder / run).get("epoch", 0))
                     lasted = attempt.ended - attempt.began
-                    sweep.hits.append(Hit(run, "time limit", attempt.ended, lasted, epoch, place))
+                    sweep.hits.append(Hit(run, "time limit", attempt.ended, lasted, epoch, place, len(sweep.hits)))
         time.sleep(0.2)
 
 
 def undisturbed(work: Path, run_dir: Path) -> Path:
     """The same run, on two ranks of this machine, without SLURM."""
     alone = work / "undisturbed" / run_dir.name
-    if read_status(alone).get("state") != "done":
+    if not alone.exists():
+        made = alone.with_name(f"{alone.name}-{os.getpid()}")
         line = [sys.executable, "-m", "jobs", "train", str(run_dir / "config.yaml"), "--ranks", "2"]
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        subprocess.run([*line, "--run_dir", str(alone), "--progress", "none"], env=env, check=True, cwd=work)
+        subprocess.run([*line, "--run_dir", str(made), "--progress", "none"], env=env, check=True, cwd=work)
+        made.rename(alone)
     return alone
 
 
@@ -267,7 +271,7 @@ def make(name: str, number: int, wanted: int, work: Path) -> tuple[list[dict[str
     ]
     hits = [
         {
-            "kind": name, "sweep": number, "hit": place, "run": hit.run, "fault": hit.what,
+            "kind": name, "sweep": number, "hit": place, "injection": hit.injection, "run": hit.run, "fault": hit.what,
             "moment": round(hit.moment, 1), "epoch": hit.epoch,
             "lost": "" if (lost := sweep.lost(hit)) is None else round(lost, 1),
         }

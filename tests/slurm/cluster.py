@@ -214,12 +214,13 @@ class Cluster:
         up = ("idle", "mixed", "allocated")
         self.wait(lambda: self._ask("sinfo", "-h", "-n", node, "-p", "main", "-o", "%T") in up, f"{node} is not up")
 
-    def restart_slurmctld(self, *, kill: bool = False) -> None:
+    def restart_slurmctld(self, *, kill: bool = False, away_s: float = 0) -> None:
         """End the controller, start it again, and return when it answers.
 
         Args:
             kill: with SIGKILL, after which it has forgotten the last five seconds: a job that started in them is
                 started again, fails, and is held.
+            away_s: so long before it is started.
         """
         if kill:
             self._kill("slurmctld")
@@ -227,6 +228,7 @@ class Cluster:
             daemon = self.daemons.pop("slurmctld")
             daemon.terminate()
             daemon.wait(60)
+        time.sleep(away_s)
         self._start("slurmctld", "slurmctld", "-D")
         self.wait(lambda: "UP" in self._ask("scontrol", "ping"), "slurmctld does not answer")
 

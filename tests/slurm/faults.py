@@ -7,10 +7,12 @@ returns when the cluster is whole again. ``sweep.met`` is told of each run at th
 import contextlib
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import psutil
 
 from hpc.config import yamls
 from hpc.config.folder import read_status
+from jobs.attempts import history
 
 ROOT = Path(__file__).parents[2]
 NODES = ("n1", "n2")
@@ -139,11 +142,16 @@ def preempted(sweep: Sweep, runs: Sequence[str]) -> None:
 
 
 def limit_reached(sweep: Sweep, runs: Sequence[str]) -> None:
-    """Ranks are held until the end of their job's time comes: its signal wakes them up."""
+    """The end of a job's time comes in less than a minute. Ranks are held until then: its signal wakes them up."""
+    ages = sweep.ages()
     for run in runs:
+        job, before = sweep.runs[run]["job"], len(history(sweep.folder / run))
+        sweep.met([run], "time limit")
         for rank in sweep.ranks(run):
             rank.suspend()
-    sweep.met(runs, "time limit")
+        sweep.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={int(ages[run] / 60) + 1}")
+        sweep.cluster.wait(lambda: len(history(sweep.folder / run)) > before, "the run does not stop", 180)  # noqa: B023
+        sweep.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
 
 
 def daemon_killed(sweep: Sweep, runs: Sequence[str]) -> None:
@@ -174,7 +182,15 @@ def _fail(sweep: Sweep, runs: Sequence[str], node: str) -> None:
 
 def node_away(sweep: Sweep, runs: Sequence[str]) -> None:
     """All on a node is killed, and it is back after SLURM has noticed."""
-    node = sweep.draw.choice(NODES)
+    _away(sweep, runs, sweep.draw.choice(NODES))
+
+
+def other_node_away(sweep: Sweep, runs: Sequence[str]) -> None:
+    """The same on the node without the batch shells."""
+    _away(sweep, runs, OTHER)
+
+
+def _away(sweep: Sweep, runs: Sequence[str], node: str) -> None:
     sweep.met(runs, f"{node} away")
     sweep.cluster.kill_slurmd(node, jobs=True)
     ask = ("sinfo", "-h", "-n", node, "-p", "main", "-o", "%T")
@@ -193,3 +209,24 @@ def controller_killed(sweep: Sweep, runs: Sequence[str]) -> None:
     """slurmctld is killed, and started. Jobs must be seven seconds old: it forgets the last five."""
     sweep.met(runs, "slurmctld killed")
     sweep.cluster.restart_slurmctld(kill=True)
+
+
+def rank_killed_without_controller(sweep: Sweep, runs: Sequence[str]) -> None:
+    """A rank is killed as slurmctld goes, which is away for longer than srun asks for it."""
+    with ThreadPoolExecutor(1) as pool:
+        away = pool.submit(sweep.cluster.restart_slurmctld, away_s=40)
+        time.sleep(2)
+        rank_killed(sweep, runs)
+        away.result()
+
+
+def stopped_without_controller(sweep: Sweep, runs: Sequence[str]) -> None:
+    """Ranks hear that their time is over as slurmctld goes: their job cannot go back into the queue yet."""
+    with ThreadPoolExecutor(1) as pool:
+        away = pool.submit(sweep.cluster.restart_slurmctld, away_s=40)
+        time.sleep(2)
+        for run in runs:
+            sweep.met([run], "stopped")
+            for rank in sweep.ranks(run):
+                rank.send_signal(signal.SIGUSR2)
+        away.result()
