@@ -1,6 +1,7 @@
 """The history of a run's starts, in its folder: when, in which job, and how each ended."""
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +14,8 @@ RETRIED: Final = "retried"
 """How a line ends that is no start: somebody wants to see it tried again, and failures are counted anew."""
 CANCELLED: Final = "cancelled"
 """The same: somebody has ended its job, which is not to go back into the queue."""
+USAGE: Final = 2
+"""The exit code of a start that found a mistake in its configuration."""
 SAME: Final = 3
 """A run that has failed so often in the same way, without coming any further, is left failed."""
 
@@ -76,11 +79,16 @@ def cancelled(past: list[Attempt]) -> bool:
     return marks[-1:] == [CANCELLED]
 
 
+def given_up(past: list[Attempt]) -> bool:
+    """Is it not to be started again: hopeless, or with a mistake in its configuration?"""
+    return hopeless(past) or bool(past and past[-1].how == "failed" and past[-1].code == USAGE)
+
+
 def hopeless(past: list[Attempt]) -> bool:
-    """Have the last starts failed in the same way, at the same place?"""
+    """Have the last starts failed in the same way, at the same place? Numbers in the reason (of processes) may vary."""
     last = past[-SAME:]
     return (
         len(last) == SAME
         and all(each.how == "failed" for each in last)
-        and len({(each.reason, each.place) for each in last}) == 1
+        and len({(re.sub(r"\d+", "", each.reason), each.place) for each in last}) == 1
     )

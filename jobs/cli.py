@@ -236,7 +236,10 @@ def main() -> None:
         _say(str(error))
         sys.exit(error.exit_code)
     except OSError as error:  # where nobody reads what was asked for; a run does not mind
-        _say(f"the output cannot be written ({error.strerror}); send it elsewhere")
+        if error.filename is None:
+            _say(f"the output cannot be written ({error.strerror}); send it elsewhere")
+        else:
+            _say(f"{error.filename}: {error.strerror}; see that the disk has room, and that you may use it")
         lead_nowhere(sys.stdout)
         sys.exit(1)
 

@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from hpc.errors import RunError
+from hpc.output import say
 from jobs import local, slurm
-from jobs.controller import STOPPED, Controller
+from jobs.attempts import Attempt, note
+from jobs.controller import STOPPED, newest, outcome
+from jobs.origin import code_version
 from jobs.resources import Resources
 from jobs.runner import train_command
 from jobs.slurmjob import SlurmJob
@@ -96,17 +100,33 @@ class Local:
 
 
 class Debug:
-    """This process, job by job, while the command waits."""
+    """This process, run by run, while the command waits; the runs' output is the command's."""
 
     def submit(self, jobs: Jobs, resources: Resources, logs: Path, name: str) -> Iterator[list[str]]:
-        """Make all runs; a signal stops the one that trains, and leaves the others for later."""
-        stopped = False
+        """Make all runs, each once; a signal stops the one that trains, and leaves the others for later."""
+        code = 0
         for number, run_dirs in enumerate(jobs):
-            job = f"debug-{number}"
-            yield [job]
-            if not stopped:
-                made = Controller(run_dirs, lambda run_dir: train_command(run_dir, resources.ranks), job)()
-                stopped = made == STOPPED
+            yield [f"debug-{number}"]
+            for run_dir in run_dirs:
+                if code != STOPPED:
+                    code = self._make(run_dir, resources.ranks, f"debug-{number}")
+
+    @staticmethod
+    def _make(run_dir: Path, ranks: int, job: str) -> int:
+        from jobs.train import train  # one rank trains in this process: torch comes with it
+
+        began, config, several = time.time(), run_dir / "config.yaml", ranks if ranks > 1 else None
+        try:
+            code = train(
+                config, ["--run_dir", str(run_dir)], ranks=several, progress="auto", as_json=False,
+                print_config=False, print_schema=False,
+            )  # fmt: skip
+        except RunError as error:
+            say(f"structlearn: {error}", sys.stderr)
+            code = error.exit_code
+        how, reason = outcome(run_dir, began, code, asked=code == STOPPED)
+        note(run_dir, Attempt(job, began, time.time(), code, how, reason, newest(run_dir), code_version()))
+        return code
 
     def preview(self, resources: Resources, logs: Path, name: str, count: int) -> str:
         """The command of each run."""

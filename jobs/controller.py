@@ -1,6 +1,8 @@
 """Inside a job: make its runs, one after the other, start again what can go on, and say what the job is to end with."""
 
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,14 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from hpc.config.folder import CHECKPOINTS, LOGS, ended, read_status, resumable
+from hpc.config.folder import CHECKPOINTS, LOGS, ended, locked, read_status, resumable
 from hpc.signals import StopRequest, end_with_parent
-from jobs.attempts import Attempt, cancelled, history, hopeless, note
+from jobs.attempts import Attempt, cancelled, given_up, history, note
 from jobs.origin import code_version
 
 DONE: Final = 0
 FAILED: Final = 1
-USAGE: Final = 2
 STOPPED: Final = 75
 OUTPUT: Final = "output.log"
 """In a run's logs/: what its ranks print, of all its starts."""
@@ -29,6 +30,9 @@ SILENT_S: Final = 1800.0
 """For so long it may take until the ranks give their first sign of life: all waits of their own end before."""
 POLITE_S: Final = 10.0
 """Between asking such a command to end and killing it."""
+LETTING_GO_S: Final = 60.0
+"""How long a run's folder may be held before it is another process that trains there."""
+_TAIL: Final = 8192
 LOOK_S: Final = 2.0
 """How often the folder of a run that trains is looked at."""
 _UNHEARD: Final = frozenset({128 + signal.SIGUSR1, 128 + signal.SIGUSR2})
@@ -52,6 +56,7 @@ class Controller:
         env: of the ranks.
         mine: is a run, by its folder, still this job's to make? Another job may have been made for it meanwhile.
         sound: can this job start another run? A node may be lost; then the job goes back into the queue.
+        seconds: after which it starts none any more: it is told when its time is over only while ranks run.
     """
 
     def __init__(
@@ -62,9 +67,11 @@ class Controller:
         env: dict[str, str] | None = None,
         mine: Callable[[Path], bool] = lambda _: True,
         sound: Callable[[], bool] = lambda: True,
+        seconds: float = math.inf,
     ) -> None:
         self._run_dirs, self._command, self._job, self._env = list(run_dirs), command, job, env
         self._mine, self._sound, self._code = mine, sound, code_version()
+        self._until = time.monotonic() + seconds
 
     def __call__(self) -> int:
         """The job's exit code: 0 nothing is left to do; 75 stopped, and to be started again; 1 some have failed."""
@@ -78,11 +85,11 @@ class Controller:
 
     def _make(self, run_dir: Path, stop: StopRequest) -> int:
         """One run, to its end or to a stop; 0, 1 or 75."""
-        while (end := self._end(run_dir)) is None and not stop.requested:
+        while (end := self._end(run_dir)) is None and not stop.requested and time.monotonic() < self._until:
+            if not _free(run_dir, stop):
+                return DONE  # somebody else makes it
             attempt = self._attempt(run_dir, stop)
             note(run_dir, attempt)
-            if attempt.code == USAGE:
-                return FAILED
             end = self._end(run_dir)
             if attempt.how == "stopped" or (end is None and not self._sound()):
                 break
@@ -95,15 +102,16 @@ class Controller:
         past = history(run_dir)
         if read_status(run_dir).get("state") == "done":
             return DONE
-        if hopeless(past):
+        if given_up(past):
             return FAILED
         return DONE if cancelled(past) or not self._mine(run_dir) else None
 
     def _attempt(self, run_dir: Path, stop: StopRequest) -> Attempt:
-        began = time.time()
+        began, output = time.time(), run_dir / LOGS / OUTPUT
+        before = output.stat().st_size if output.exists() else 0
         step = Step(run_dir, began, self._command(run_dir), self._env)
         code = step.wait(stop)
-        how, reason = outcome(run_dir, began, code, asked=step.told or stop.requested)
+        how, reason = outcome(run_dir, began, code, asked=step.told or stop.requested, said=tail(output, before))
         return Attempt(self._job, began, time.time(), code, how, reason, newest(run_dir), self._code)
 
 
@@ -175,10 +183,11 @@ class Step:
             self._child.kill()
 
 
-def outcome(run_dir: Path, began: float, code: int, *, asked: bool) -> tuple[str, str]:
+def outcome(run_dir: Path, began: float, code: int, *, asked: bool, said: str = "") -> tuple[str, str]:
     """(how a start ended: done, stopped or failed; the reason), by what the ranks said, or by the exit code.
 
-    Where they could not say anything (killed, out of memory) the run's status is told what is known.
+    Where they could not say anything (killed, out of memory) the run's status is told what is known, and what their
+    output `said` last.
     """
     status = read_status(run_dir)
     fresh = status.get("heartbeat", 0) >= began
@@ -188,13 +197,42 @@ def outcome(run_dir: Path, began: float, code: int, *, asked: bool) -> tuple[str
         return ("stopped" if asked else "failed"), str(status.get("error", "")).partition("\n")[0]
     if fresh and status.get("state") == "stopped":
         return "stopped", ""
+    taken = locked(run_dir)  # by somebody else, whose status it is
     if asked or code in _UNHEARD:
-        ended(run_dir, "stopped", "stopped while the ranks were starting", STOPPED)
+        if not taken:
+            ended(run_dir, "stopped", "stopped while the ranks were starting", STOPPED)
         return "stopped", ""
-    reason = f"the ranks ended with code {code} and said nothing: killed, out of memory, or as their output says"
-    state = "stopped" if resumable(run_dir) else "failed"
-    ended(run_dir, state, reason, code or FAILED)
+    reason = f"the ranks ended with code {code}: {said or 'they were killed, or had no memory left'}"
+    if not taken:
+        ended(run_dir, "stopped" if resumable(run_dir) else "failed", reason, code or FAILED)
     return "failed", reason
+
+
+def tail(output: Path, start: int) -> str:
+    """The last line that says something in what was added to a file: a rank's own before SLURM's about it."""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(start, output.stat().st_size - _TAIL))
+            return last_line(file.read().decode(errors="replace"))
+    except OSError:
+        return ""
+
+
+def last_line(output: str) -> str:
+    """The last line that says something: a rank's own before SLURM's about it."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.lstrip().startswith("{")]
+    own = [line for line in lines if not re.match(r"(srun|slurmstepd)(-\S+)?:", line)]
+    return (own or [line for line in lines if "error" in line] or lines or [""])[-1]
+
+
+def _free(run_dir: Path, stop: StopRequest) -> bool:
+    """Does nobody hold a run's folder? Ranks that were killed need a moment to let go."""
+    until = time.monotonic() + LETTING_GO_S
+    while locked(run_dir):
+        if time.monotonic() > until or stop.requested:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def rank_here(run_dir: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
+@functools.cache
 def origin() -> dict[str, Any]:
     """Of a submission: code, packages, and who gave which command where.
 

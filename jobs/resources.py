@@ -14,6 +14,7 @@ OURS: Final = {
     "qos": "set resources.qos", "constraint": "set resources.constraint",
     "gpus-per-task": "set resources.gpus_per_rank",
     "array": _OWN, "signal": _OWN, "output": _OWN, "error": _OWN, "job-name": _OWN, "open-mode": _OWN,
+    "parsable": _OWN, "wait": _OWN, "test-only": "use structlearn submit --dry-run",
     "export": "ranks need the environment of submit; leave it out",
 }  # fmt: skip
 """Options of sbatch that are not to be given a second time, and what to do instead."""
@@ -35,14 +36,15 @@ class Resources:
     mem_gb: Positive | None = None
     """SLURM's: memory on each node; null: what the site gives."""
     timeout_min: Count = 60
-    """SLURM's: minutes after which a run is told to stop; it goes on in another job, as often as it takes. With
-    --cluster local there is no limit."""
+    """SLURM's: minutes that a job has. A run that is not done by then is told to stop, and goes on in another job, as
+    often as it takes. With --cluster local there is no limit."""
     signal_s: Count = 120
     """SLURM's: seconds before the end of its time, or before it is preempted, that a run is told so: enough for a step
     and a checkpoint."""
     parallel: Count = 256
-    """Jobs of one submission that go on at the same time, at most; with --cluster local also no more than this machine
-    has CPU cores and GPUs for, whatever else was submitted here."""
+    """Jobs of one array that go on at the same time, at most. Runs with other resources, and what goes beyond SLURM's
+    largest array, are arrays of their own. With --cluster local also no more than this machine has CPU cores and GPUs
+    for, whatever else was submitted here."""
     pack: Count = 1
     """Runs that one job makes, one after the other: for runs of a minute, where the queue would take longer."""
     partition: Text | None = None
@@ -67,6 +69,11 @@ class Resources:
         if self.ranks % self.nodes:
             found.append(
                 f"resources.nodes: got {self.nodes}, but {self.ranks} rank(s) cannot be spread evenly over them"
+            )
+        if self.signal_s >= 60 * self.timeout_min:
+            found.append(
+                f"resources.signal_s: got {self.signal_s}, but jobs have {60 * self.timeout_min} s "
+                f"(resources.timeout_min), so they would be told to stop as they begin; give it less"
             )
         for key in self.sbatch:
             if key.lstrip("-") != key or not key:

@@ -16,6 +16,10 @@ _WAITING: Final = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
 _OF_JOBS: Final = ("SLURM_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
+_OF_SCRIPTS: Final = (
+    "SBATCH_TIMELIMIT", "SBATCH_ARRAY_INX", "SBATCH_SIGNAL", "SBATCH_NO_REQUEUE", "SBATCH_REQUEUE", "SBATCH_OPEN_MODE",
+    "SBATCH_JOB_NAME", "SBATCH_EXPORT", "SBATCH_WAIT",
+)  # fmt: skip
 _TIMEOUT_S: Final = 60.0
 
 
@@ -34,7 +38,7 @@ def submit(calls: Sequence[Callable[[], object]], resources: Resources, logs: Pa
     check_there("sbatch")
     limit = array_limit()
     for start in range(0, len(calls), limit):
-        with _plainly(), _outside_of_jobs():
+        with _plainly(), _hidden(resources):
             taken = executor(resources, logs, name).submit_array(list(calls[start : start + limit]))
         yield [job.job_id for job in taken]
 
@@ -97,7 +101,8 @@ def executor(resources: Resources, logs: Path, name: str) -> Any:
         options["mem"] = f"{round(needs.mem_gb * 1024)}M"
     if needs.gpus_per_rank:
         options["gpus_per_task"] = needs.gpus_per_rank
-    more = ({} if "no-requeue" in needs.sbatch else {"requeue": True}) | needs.sbatch
+    asked = {key.replace("_", "-"): value for key, value in needs.sbatch.items()}
+    more = ({} if "no-requeue" in asked else {"requeue": True}) | asked
     options["additional_parameters"] = {key: value for key, value in more.items() if value is not False}
     made = Executor(folder=logs)
     made.update_parameters(**options)
@@ -107,30 +112,35 @@ def executor(resources: Resources, logs: Path, name: str) -> Any:
 def scheduled(names: Sequence[str]) -> dict[str, Scheduled] | None:
     """What SLURM has of these jobs, by name, in one question; None where it does not answer."""
     try:
-        said = ask("squeue", "--me", "--noheader", "--array", "--format=%i %T")
+        rows = _rows(names, "%i|%T")
     except RunError:
         return None
-    wanted, found = set(names), dict[str, Scheduled]()
-    for line in said.splitlines():
-        job, _, state = line.partition(" ")
-        if job in wanted:
-            found[job] = "pending" if state.strip() in _WAITING else "running"
-    return found
+    return {job: "pending" if state in _WAITING else "running" for job, state in rows}
 
 
 def reasons(names: Sequence[str]) -> dict[str, str]:
     """Why jobs wait, as far as SLURM says: in its words, with what to do where somebody has to."""
     try:
-        said = ask("squeue", "--me", "--noheader", "--array", "--states=pending", "--format=%i|%r|%S")
+        rows = _rows(names, "%i|%r|%S", "--states=pending")
     except RunError:
         return {}
-    wanted, found = set(names), dict[str, str]()
-    for line in said.splitlines():
-        job, _, rest = line.partition("|")
-        reason, _, start = rest.rpartition("|")
-        if job in wanted:
-            found[job] = _in_words(job, reason.strip(), start.strip())
-    return found
+    return {job: _in_words(job, reason, start) for job, reason, start in rows}
+
+
+def _rows(names: Sequence[str], form: str, *options: str) -> list[list[str]]:
+    """Of jobs, whoever has submitted them: what squeue says, in fields; those that it has forgotten are left out."""
+    arrays = dict.fromkeys(name.partition("_")[0] for name in names)
+    if not arrays:
+        return []
+    try:
+        said = ask("squeue", "--noheader", "--array", f"--jobs={','.join(arrays)}", f"--format={form}", *options)
+    except RunError as error:
+        if "Invalid job id" in str(error):  # it has forgotten all of them
+            return []
+        raise
+    wanted = set(names)
+    rows = [[field.strip() for field in line.split("|")] for line in said.splitlines()]
+    return [row for row in rows if row[0] in wanted and len(row) == form.count("|") + 1]
 
 
 def _in_words(job: str, reason: str, start: str) -> str:
@@ -182,13 +192,18 @@ def ask(*command: str) -> str:
 
 
 @contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide what a job that this process is in has got: it goes along with sbatch, and srun would take it for wishes.
+def _hidden(resources: Resources) -> Iterator[None]:
+    """Hide variables from sbatch that would change what it is given.
 
-    Outside of jobs such variables are the user's own.
+    What a job that this process is in has got goes along with sbatch, and srun would take it for wishes; outside of
+    jobs such variables are the user's own. Those of sbatch come before the lines of its script: such as the script has
+    are hidden, others (an account that a shell's start-up file sets) are the user's wish.
     """
     inherited = (*os.environ,) if "SLURM_JOB_ID" in os.environ else ()
-    hidden = {key: os.environ[key] for key in inherited if key.startswith(_OF_JOBS) and key != "SLURM_CONF"}
+    names = [key for key in inherited if key.startswith(_OF_JOBS) and key != "SLURM_CONF"]
+    given = [key for key in ("partition", "account", "qos", "constraint") if getattr(resources, key) is not None]
+    names += [key for key in (*_OF_SCRIPTS, *(f"SBATCH_{key.upper()}" for key in given)) if key in os.environ]
+    hidden = {key: os.environ[key] for key in names}
     for key in hidden:
         del os.environ[key]
     try:

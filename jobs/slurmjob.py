@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from hpc.config.folder import read_status
 from hpc.errors import RunError
 from hpc.output import say
-from jobs.attempts import history
+from jobs.attempts import cancelled, given_up, history
 from jobs.controller import STOPPED, Controller
 from jobs.origin import origin
 from jobs.resources import Resources
@@ -59,6 +60,7 @@ class SlurmJob:
         code = Controller(
             self.run_dirs, self.start, name, environment,
             mine=lambda run_dir: self.owns(name, run_dir), sound=lambda: no_step_left(name),
+            seconds=60 * self.resources.timeout_min - self.resources.signal_s,
         )()  # fmt: skip
         if code == STOPPED:
             self.go_on(name)
@@ -71,16 +73,25 @@ class SlurmJob:
 
     def claim(self, name: str) -> None:
         """Note this job where the command that submitted it died before it could, unless another was made meanwhile."""
+        if any(name in each.jobs for each in self.folder.submissions()):
+            return
+        made = origin()
         with self.folder.locked():
             submissions = self.folder.submissions()
             if not any(name in each.jobs for each in submissions):
                 known = newest_jobs(submissions)
                 runs = [run_dir.name for run_dir in self.run_dirs if run_dir.name not in known]
-                self.folder.note(Submission(time.time(), "slurm", {name: runs}, origin()))
+                self.folder.note(Submission(time.time(), "slurm", {name: runs}, made))
 
     def owns(self, name: str, run_dir: Path) -> bool:
         """Is this job the newest that was made for a run?"""
         return newest_jobs(self.folder.submissions()).get(run_dir.name) == ("slurm", name)
+
+    def left(self, name: str) -> list[Path]:
+        """The runs that are still this job's to make."""
+        mine = [run_dir for run_dir in self.run_dirs if self.owns(name, run_dir)]
+        pasts = {run_dir: history(run_dir) for run_dir in mine if read_status(run_dir).get("state") != "done"}
+        return [run_dir for run_dir, past in pasts.items() if not cancelled(past) and not given_up(past)]
 
     def go_on(self, job: str) -> None:
         """Back into the queue with what is left of this job, which ends it here; as a new job where that is forbidden.
@@ -97,9 +108,10 @@ class SlurmJob:
         except RunError as error:
             say(f"structlearn: {error}; so a new job is made", sys.stderr)
             with self.folder.locked():
-                runs = [run_dir.name for run_dir in self.run_dirs]
+                rest = SlurmJob(self.left(job), self.resources, self.mpi)
+                runs = [run_dir.name for run_dir in rest.run_dirs]
                 folder = self.folder
-                name = submit_one(self, self.resources, folder.logs, folder.path.name)
+                name = submit_one(rest, self.resources, folder.logs, folder.path.name)
                 folder.note(Submission(time.time(), "slurm", {name: runs}, origin()))
 
     def start(self, run_dir: Path) -> list[str]:
@@ -180,8 +192,8 @@ def answers() -> bool:
     """Does the controller answer?"""
     try:
         ask("squeue", "--noheader", "--me", "--states=running")
-    except RunError:
-        return False
+    except RunError as error:  # without squeue, or with one that does not know these options, nothing can be said
+        return any(word in str(error) for word in ("not found", "option"))
     return True
 
 

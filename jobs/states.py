@@ -4,11 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from hpc.config.folder import read_status
-from jobs.attempts import CANCELLED, RETRIED, Attempt, cancelled, history
+from jobs.attempts import CANCELLED, RETRIED, Attempt, cancelled, given_up, history
+from jobs.controller import tail
 from jobs.sweepfolder import Planned, Submission, SweepFolder
 
 Kind = Literal["new", "pending", "running", "stopped", "lost", "failed", "done"]
@@ -89,12 +91,21 @@ def look(folder: SweepFolder, scheduled: Mapping[str, Scheduled] | None, now: fl
     def one(run: Planned) -> State:
         run_dir, (_, job) = folder.run_dir(run.id), jobs.get(run.id, ("", ""))
         has = scheduled.get(job) if scheduled is not None else None
-        return state_of(run, job, read_status(run_dir), history(run_dir), has, known=scheduled is not None, now=at)
+        state = state_of(run, job, read_status(run_dir), history(run_dir), has, known=scheduled is not None, now=at)
+        if state.kind == "new" and (log := log_of(folder, job)) is not None:  # its job ended before it began
+            return replace(state, error=tail(log, 0))
+        return state
 
     every = list(runs.values())
     parts = [every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE)]
     with ThreadPoolExecutor(_READERS) as pool:
         return [state for part in pool.map(lambda part: [one(run) for run in part], parts) for state in part]
+
+
+def log_of(folder: SweepFolder, job: str) -> Path | None:
+    """What a job has printed itself, before and between its runs; None where it has not."""
+    files = (folder.logs / f"{job}_0_log.out", folder.logs / f"{job}.log")  # by submitit; on this machine
+    return next((file for file in files if job and file.exists()), None)
 
 
 def state_of(
@@ -119,9 +130,9 @@ def state_of(
         now: seconds since 1970.
     """
     if cancelled(past) and status.get("state") != "running":  # its job, if there is one, is for others
-        kind = _kind("", status, None, known=True, now=now)
+        kind = _kind("", status, None, given_up=given_up(past), known=True, now=now)
     else:
-        kind = _kind(job, status, has, known=known, now=now)
+        kind = _kind(job, status, has, given_up=given_up(past), known=known, now=now)
     trains = kind == "running"
     made = [each for each in past if each.how not in {RETRIED, CANCELLED}]
     under_way = status.get("started", 0) > max((each.ended for each in made), default=0)  # its job has not noted it yet
@@ -142,15 +153,18 @@ def state_of(
     )
 
 
-def _kind(job: str, status: Mapping[str, Any], has: Scheduled | None, *, known: bool, now: float) -> Kind:
+def _kind(
+    job: str, status: Mapping[str, Any], has: Scheduled | None, *, given_up: bool, known: bool, now: float
+) -> Kind:
     said = status.get("state")
-    if said != "done" and has == "pending":
-        return "pending"
-    if said in {"done", "failed"}:  # failed: also while its job makes other runs
-        return said  # type: ignore[no-any-return]
-    if said == "running":
+    if said == "done":
+        return "done"
+    if said == "running" and has != "pending":
         alive = has == "running" or now - status.get("heartbeat", 0) < SILENT_S  # it may be run by hand
         return "running" if alive else "lost"
-    if has == "running" or (job and not known and said is None):
-        return "pending"  # its job starts it, or makes others first
-    return "stopped" if said == "stopped" else "new"
+    if given_up:  # whatever its job does: it makes others
+        return "failed"
+    if has is not None or (job and not known and said is None):
+        return "pending"  # its job starts it, perhaps again, or makes others first
+    kinds: dict[Any, Kind] = {"failed": "failed", "stopped": "stopped", "running": "lost"}
+    return kinds.get(said, "new")

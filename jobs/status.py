@@ -1,6 +1,7 @@
 """``structlearn status``: a table of a sweep's runs."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -53,7 +54,7 @@ def status(path: Path, *, everything: bool, as_json: bool) -> int:
             console.print(Text(f"and {len(states) - most:,} more; --all shows them", "dim"))
         console.print(told({state.id: state.error for state in states if state.error}, "red"), end="")
         console.print(told(why_waiting(folder, states), COLOURS["pending"]), end="")
-        console.print(_advice(path, states), end="")
+        console.print(Text(_advice(path, states)), end="", soft_wrap=True)
     return 0
 
 
@@ -78,7 +79,7 @@ def table(states: Sequence[State], most: int | None, width: int) -> Table:
             no_wrap=True, width=widest[name], style="dim" if name == "run" else "",
         )  # fmt: skip
     for state, row in zip(ordered, cells, strict=True):
-        made.add_row(*[Text(row[name], COLOURS[state.kind]) if name == "state" else row[name] for name in shown])
+        made.add_row(*[Text(row[name], COLOURS[state.kind] if name == "state" else "") for name in shown])
     return made
 
 
@@ -120,12 +121,12 @@ def _headline(path: Path, states: Sequence[State]) -> Text:
 
 def _advice(path: Path, states: Sequence[State]) -> str:
     """What to do about those that nobody looks after."""
-    found = counts(states)
+    found, name = counts(states), shlex.quote(str(path))
     lines = []
     if "failed" in found:
-        lines.append(f"structlearn retry --failed {path}   starts what failed again")
+        lines.append(f"structlearn retry --failed {name}   starts what failed again")
     if {"stopped", "lost", "new"} & found.keys():
-        lines.append(f"structlearn retry {path}   goes on with what is stopped, lost or new")
+        lines.append(f"structlearn retry {name}   goes on with what is stopped, lost or new")
     return "".join(f"{line}\n" for line in lines)
 
 

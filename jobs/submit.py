@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hpc.config.folder import freeze
+from hpc.errors import RunError
 from hpc.output import say
 from jobs import sweep
 from jobs.attempts import RETRIED, cancelled, history, mark
@@ -49,8 +50,9 @@ def submit(path: Path, overrides: Sequence[str], cluster: Name, *, dry_run: bool
             for _ in pool.map(lambda run: _prepare(folder, run), missing):
                 pass
         jobs = hand_over(folder, [(run.id, run.resources) for run in missing], cluster)
+    unfinished = missing and cluster == "debug" and any(state.kind != "done" for state in _missing(folder, missing)[1])
     _tell(_about(folder, expanded, missing, states, cluster) | {"jobs": jobs}, as_json=as_json)
-    return 0
+    return 1 if unfinished else 0
 
 
 def _prepare(folder: SweepFolder, run: Run) -> None:
@@ -66,11 +68,15 @@ def hand_over(folder: SweepFolder, runs: Sequence[tuple[str, Resources]], cluste
     for resources, group in groups(runs):
         packs = [group[start : start + resources.pack] for start in range(0, len(group), resources.pack)]
         run_dirs = [[folder.run_dir(run).absolute() for run in pack] for pack in packs]
-        waiting = iter(packs)
-        for names in CLUSTERS[cluster].submit(run_dirs, resources, folder.logs.absolute(), folder.path.name):
-            jobs = dict(zip(names, itertools.islice(waiting, len(names)), strict=True))
-            folder.note(Submission(time.time(), cluster, jobs, origin()))
-            made += names
+        waiting, name = iter(packs), folder.path.absolute().name or "structlearn"
+        try:
+            for names in CLUSTERS[cluster].submit(run_dirs, resources, folder.logs.absolute(), name):
+                jobs = dict(zip(names, itertools.islice(waiting, len(names)), strict=True))
+                folder.note(Submission(time.time(), cluster, jobs, origin()))
+                made += names
+        except RunError as error:
+            before = f"; {len(made)} job(s) were taken before, and go on: submit again for the rest" if made else ""
+            raise RunError(f"{error}{before}") from None
     return made
 
 
@@ -111,10 +117,10 @@ def _about(
 
 
 def _hours(runs: Sequence[Run], each: str) -> float:
-    """Of so many devices of each rank, if every run takes all of its time once."""
+    """Of so many devices of each rank, if every job takes all of its time once."""
     needs = [run.resources for run in runs]
-    minutes: int = sum(every.ranks * getattr(every, each) * every.timeout_min for every in needs)
-    return round(minutes / 60, 2)
+    minutes = sum(every.ranks * getattr(every, each) * every.timeout_min / every.pack for every in needs)
+    return float(round(minutes / 60, 2))
 
 
 def _say(text: str) -> None:

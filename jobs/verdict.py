@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.clusters import suited
+from jobs.controller import last_line
 from jobs.machine import Finding
 from jobs.resources import Resources
 
@@ -166,10 +167,3 @@ def told(output: str) -> list[dict[str, Any]]:
         if isinstance(words, dict) and "task" in words:
             found.setdefault(str(words["task"]), {}).update(words)
     return [found[task] for task in sorted(found)]
-
-
-def last_line(output: str) -> str:
-    """The last line that says something: a rank's own before SLURM's about it."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.lstrip().startswith("{")]
-    own = [line for line in lines if not re.match(r"(srun|slurmstepd)(-\S+)?:", line)]
-    return (own or [line for line in lines if "error" in line] or lines or [""])[-1]

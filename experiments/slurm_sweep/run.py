@@ -131,17 +131,17 @@ def whole(source: Path, work: Path, results: Path, commands: Commands) -> dict[s
 
 
 def retried(source: Path, work: Path, commands: Commands) -> dict[str, Any]:
-    """Five runs of the sweep, one epoch long, find a damaged record, and fail three times; then it is mended."""
+    """Five runs of the sweep, one epoch long, find a folder where their record belongs, and fail three times; then it is mended."""
     path, folder = sweep_file(source, work, "broken", epochs=1)
     commands("submit", str(path), "--cluster", "slurm", "--resources.sbatch.hold", "true")
     runs = [each["id"] for each in commands.states(folder)]
     bad = runs[3::5][:BAD]
     for run in bad:
-        (folder / run / "record.h5").write_bytes(b"this is no record")
+        (folder / run / "record.h5").mkdir()  # no record can be written
     subprocess.run(["scontrol", "release", _array(folder)], check=True, env=commands._env)  # noqa: SLF001
     before = commands.wait(folder)
     for run in bad:
-        (folder / run / "record.h5").unlink()
+        (folder / run / "record.h5").rmdir()
     starts = {run: len(history(folder / run)) for run in runs}
     said = commands("retry", "--failed", str(folder))
     after = commands.wait(folder)

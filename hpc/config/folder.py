@@ -7,6 +7,7 @@ checkpoints/    what the run resumes from
 logs/           one file a rank: its last sign of life, and its traceback if it failed
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -51,10 +52,18 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, in one piece; on the disk when this returns."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Add a line to a file, in one piece; on the disk when this returns. One that was broken off before is ended first.
+
+    Raises:
+        OSError: it cannot be written, or not all of it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, f"{line}\n".encode())
+        size = os.fstat(descriptor).st_size
+        broken = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        content = f"{chr(10) if broken else ''}{line}\n".encode()
+        if os.write(descriptor, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

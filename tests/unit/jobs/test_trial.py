@@ -15,13 +15,14 @@ import pytest
 
 from hpc.errors import ConfigError, RunError
 from jobs import slurm, trial
+from jobs.controller import last_line
 from jobs.machine import Finding
 from jobs.partitions import QUESTION
 from jobs.probe import Answer
 from jobs.resources import Resources
 from jobs.trial import OUTCOME, OUTPUT, Trial, needs
 from jobs.trial import trial as make
-from jobs.verdict import last_line, refused, verdict, without_ranks
+from jobs.verdict import refused, verdict, without_ranks
 
 TWO = Resources(ranks=2, nodes=2)
 GPUS = replace(TWO, gpus_per_rank=1)
