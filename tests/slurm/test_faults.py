@@ -42,7 +42,9 @@ class Case:
     seeds: int = 1
 
 
-CASES = {
+CASES = {  # those that wait longest come first
+    "rank killed while slurmctld is away": Case("rank_killed_without_controller", ("failed",)),
+    "told to stop while slurmctld is away": Case("stopped_without_controller", ("stopped",)),
     "other node failed": Case("other_node_failed", ("failed",), deadline_s=20),
     "other node failed at the start": Case("other_node_failed", ("failed",), early=True, deadline_s=20),
     "batch node failed": Case("batch_node_failed", ()),
@@ -55,8 +57,6 @@ CASES = {
     "slurmd killed": Case("daemon_killed", ()),
     "slurmctld restarted": Case("controller_restarted", ()),
     "slurmctld killed": Case("controller_killed", ()),
-    "rank killed while slurmctld is away": Case("rank_killed_without_controller", ("failed",)),
-    "told to stop while slurmctld is away": Case("stopped_without_controller", ("stopped",)),
 }
 
 
