@@ -109,7 +109,7 @@ def is_collection(path: Path) -> bool:
     try:
         with opened(path) as handle:
             return COLLECTED in handle.attrs
-    except (OSError, RuntimeError):  # what is damaged, reading it says better
+    except (OSError, RuntimeError, KeyError):  # what is damaged, reading it says better
         return False
 
 

@@ -131,7 +131,7 @@ def whole(source: Path, work: Path, results: Path, commands: Commands) -> dict[s
 
 
 def retried(source: Path, work: Path, commands: Commands) -> dict[str, Any]:
-    """Five runs of the sweep, one epoch long, find a folder where their record belongs, and fail three times; then it is mended."""
+    """Five runs of the sweep, one epoch long, find a folder where their record belongs, and fail; then it is mended."""
     path, folder = sweep_file(source, work, "broken", epochs=1)
     commands("submit", str(path), "--cluster", "slurm", "--resources.sbatch.hold", "true")
     runs = [each["id"] for each in commands.states(folder)]

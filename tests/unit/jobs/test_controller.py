@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc.config.folder import read_status
+from hpc.config.folder import held, read_status
 from jobs import controller as module
 from jobs.attempts import ATTEMPTS, CANCELLED, Attempt, history, hopeless, mark, note
 from jobs.controller import Controller
@@ -63,6 +63,10 @@ elif word == "orphaned":
     say(state="running", host=socket.gethostname(), pid=rank.pid)
     rank.wait()
     time.sleep(1000)
+elif word == "says":
+    print("srun: error: something\\n", " ".join(rest), os.getpid())
+    print("srun: error: task 0 exited", flush=True)
+    sys.exit(1)
 elif word == "silent":
     time.sleep(1000)
 elif word == "mute":  # as srun, after a rank that MPI's start has ended on this node; others were on one that is lost
@@ -132,7 +136,14 @@ def test_what_may_have_been_chance_is_started_again(run_of) -> None:
     assert [each.how for each in history(folder)] == ["failed", "failed", "done"]
 
 
-@pytest.mark.parametrize(("word", "reason"), [("fail the loss is nan", "the loss is nan"), ("killed", "code 137")])
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("fail the loss is nan", "the loss is nan"),
+        ("killed", "code 137"),
+        ("says libmpi is missing", "libmpi is missing"),
+    ],
+)
 def test_three_failures_alike_are_the_end(run_of, word, reason) -> None:
     folder = run_of(*[word] * 9)
     assert made(folder) == 1
@@ -205,6 +216,8 @@ def test_a_history_that_was_broken_off_is_read(run_of) -> None:
         file.write(json.dumps({"job": "2"})[:-3] + "\n[1]\n")
     note(folder, one)
     assert history(folder) == [one, one]
+    with (folder / ATTEMPTS).open("a") as file:
+        file.write('{"job": "3", "be')  # cut off: the next line is a line of its own
     assert not hopeless(history(folder))
     note(folder, one)
     assert hopeless(history(folder))
@@ -281,3 +294,20 @@ def test_a_start_is_noted_with_the_code_that_made_it(run_of) -> None:
     folder = run_of("done")
     made(folder)
     assert history(folder)[0].code_version == code_version()
+
+
+def test_no_run_is_started_when_the_jobs_time_is_nearly_over(run_of) -> None:
+    folder = run_of("done")
+    assert Controller([folder], command, "12_3", seconds=0.0)() == 75
+    assert starts(folder) == 0
+
+
+def test_a_run_that_somebody_else_makes_is_left_alone(run_of, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LETTING_GO_S", 0.3)
+    folder = run_of("done")
+    with held(folder) as mine:
+        assert mine
+        assert made(folder) == 0
+    assert (starts(folder), history(folder)) == (0, [])
+    assert made(folder) == 0
+    assert starts(folder) == 1

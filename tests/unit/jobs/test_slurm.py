@@ -59,7 +59,8 @@ def test_what_sbatch_would_get_is_shown_where_there_is_no_slurm(tmp_path, monkey
     ):  # fmt: skip
         assert f"#SBATCH --{line}\n" in text
     assert "\nmodule load x\n" in text
-    assert "--requeue" not in preview(Resources(sbatch={"no-requeue": True}), tmp_path, "n", 1)
+    for key in ("no-requeue", "no_requeue"):
+        assert "--requeue" not in preview(Resources(sbatch={key: True}), tmp_path, "n", 1)
     with pytest.raises(RunError, match="sbatch: not found, so there is no SLURM here"):
         list(submit(calls(1), needs, tmp_path, "n"))
 
@@ -80,6 +81,17 @@ def test_a_job_that_submits_does_not_pass_on_what_it_has_got(fake, pair, tmp_pat
     assert os.environ["PMI_RANK"] == "0"
 
 
+def test_a_shells_own_wishes_do_not_beat_the_sweeps(fake, pair, tmp_path, monkeypatch) -> None:
+    seen = tmp_path / "seen"
+    fake(scontrol=slurm_config(10), sbatch=f"env > {seen}; echo Submitted batch job 77")
+    for key in ("SBATCH_PARTITION", "SBATCH_ACCOUNT", "SBATCH_TIMELIMIT"):
+        monkeypatch.setenv(key, "x")
+    list(submit(calls(1), Resources(partition="main"), pair.logs, "n"))
+    assert {line.partition("=")[0] for line in seen.read_text().splitlines() if line.startswith("SBATCH_")} == {
+        "SBATCH_ACCOUNT"
+    }
+
+
 def test_what_sbatch_refuses_is_told_in_its_words(fake, pair) -> None:
     fake(srun="", scontrol=slurm_config(10), sbatch="echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
     with pytest.raises(RunError, match=r"SLURM did not take the jobs.*invalid partition specified: x"):
@@ -87,10 +99,13 @@ def test_what_sbatch_refuses_is_told_in_its_words(fake, pair) -> None:
 
 
 def test_jobs_wait_or_run_or_are_gone(fake) -> None:
-    fake(squeue='printf "7_0 RUNNING\\n7_1 PENDING\\n8 COMPLETING\\n9 REQUEUE_HOLD\\n70 RUNNING\\n"')
+    fake(squeue='printf "7_0|RUNNING\\n7_1|PENDING\\n8|COMPLETING\\n9|REQUEUE_HOLD\\n70|RUNNING\\n"')
     assert scheduled(["7_0", "7_1", "8", "9", "10"]) == {
         "7_0": "running", "7_1": "pending", "8": "running", "9": "pending",
     }  # fmt: skip
+    assert "--jobs=7,8,9,10" in fake.called("squeue")[0]
+    fake(squeue="echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")  # it has forgotten them all
+    assert scheduled(["7_0"]) == {}
     fake(squeue="exit 1")
     assert scheduled(["7_0"]) is None
 

@@ -12,7 +12,7 @@ from slurm_commands import slurm_config
 
 from hpc.errors import RunError
 from jobs import slurmjob
-from jobs.attempts import Attempt, note
+from jobs.attempts import CANCELLED, Attempt, mark, note
 from jobs.resources import Resources
 from jobs.slurmjob import SlurmJob, job_name, no_step_left, pass_over_steps
 from jobs.sweepfolder import Submission
@@ -118,6 +118,20 @@ def test_where_that_is_forbidden_a_new_job_is_made(fake, pair, tmp_path) -> None
     assert pair.submissions()[-1].jobs == {"77": ["a"]}
     left = [line for line in seen.read_text().splitlines() if line.startswith(("SLURM_", "SBATCH_"))]
     assert left == ["SLURM_CONF=/etc/slurm.conf"]
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_new_job_takes_only_what_is_left(fake, pair) -> None:
+    refused = f'test "$1" = requeue && {{ echo disabled >&2; exit 1; }}\n{slurm_config(10)}'
+    fake(scontrol=refused, sbatch="echo Submitted batch job 77", squeue="")
+    for name in ("c", "d"):
+        pair.run_dir(name).mkdir()
+    pair.note(Submission(0, "slurm", {"12": ["a", "b", "c", "d"]}))
+    pair.note(Submission(1, "slurm", {"13": ["b"]}))
+    (pair.run_dir("c") / "status.json").write_text('{"state": "done"}')
+    mark(pair.run_dir("d"), CANCELLED)
+    SlurmJob([pair.run_dir(name) for name in "abcd"], Resources(), "pmi2").go_on("12")
+    assert pair.submissions()[-1].jobs == {"77": ["a"]}
 
 
 @pytest.mark.usefixtures("inside")

@@ -10,7 +10,7 @@ import pytest
 
 from hpc.config.read import validate
 from hpc.errors import ConfigError
-from jobs.attempts import Attempt, note
+from jobs.attempts import RETRIED, Attempt, note
 from jobs.resources import Resources
 from jobs.states import SILENT_S, look, newest_jobs, state_of
 from jobs.sweep import Run
@@ -43,7 +43,7 @@ FRESH, OLD = {"heartbeat": NOW - 1}, {"heartbeat": NOW - SILENT_S - 1}
         ({"state": "stopped"} | OLD, None, True, "7", "stopped"),
         ({"state": "stopped"} | OLD, None, False, "7", "stopped"),
         ({"state": "failed"} | OLD, None, True, "7", "failed"),
-        ({"state": "failed"} | OLD, "running", True, "7", "failed"),
+        ({"state": "failed"} | OLD, "running", True, "7", "pending"),  # its job starts it again
         ({"state": "failed"} | OLD, "pending", True, "7", "pending"),
         ({"state": "done"} | OLD, "running", True, "7", "done"),
         ({"state": "done"} | OLD, None, False, "7", "done"),
@@ -52,6 +52,28 @@ FRESH, OLD = {"heartbeat": NOW - 1}, {"heartbeat": NOW - SILENT_S - 1}
 def test_what_a_run_is_doing(status, has, known, job, kind) -> None:
     run = Planned("a", "lr=1", Resources())
     assert state_of(run, job, status, [], has, known=known, now=NOW).kind == kind
+
+
+AGAIN = [Attempt("7", 0, 1, 75, "failed", f"rank {number} is lost", "step-7") for number in range(3)]
+USAGE = [Attempt("7", 0, 1, 2, "failed", "a bad key")]
+
+
+@pytest.mark.parametrize("past", [AGAIN, USAGE])
+@pytest.mark.parametrize("has", [None, "running", "pending"])
+@pytest.mark.parametrize("said", ["stopped", "failed"])
+def test_a_run_that_is_given_up_has_failed_until_it_is_retried(past, has, said) -> None:
+    run, status = Planned("a", "lr=1", Resources()), {"state": said, "error": "rank 2 is lost"} | OLD
+    assert state_of(run, "7", status, past, has, known=True, now=NOW).kind == "failed"
+    retried = [*past, Attempt("", 2, 2, 0, RETRIED)]
+    assert state_of(run, "7", status, retried, has, known=True, now=NOW).kind == ("pending" if has else said)
+
+
+def test_why_a_job_ended_before_its_run_began_is_told(tmp_path) -> None:
+    folder = SweepFolder(tmp_path / "s")
+    folder.add(runs(folder.path, "a", "b"))
+    folder.note(Submission(1.0, "slurm", {"7_0": ["a"], "7_1": ["b"]}))
+    (folder.logs / "7_0_0_log.out").write_text("python: command not found\nslurmstepd: error: step 1\n")
+    assert [(each.kind, each.error) for each in look(folder, {})] == [("new", "python: command not found"), ("new", "")]
 
 
 def test_what_is_told_of_a_run() -> None:
