@@ -115,6 +115,12 @@ def checkpoints(damage: Callable[[Path], object], name: str) -> Callable[[], Non
     return make
 
 
+def not_begun() -> None:
+    """The run has been frozen, and no more."""
+    no_checkpoint(2)()
+    Path("run/status.json").unlink()
+
+
 def no_checkpoint(newest: int) -> Callable[[], None]:
     """The finished run without so many of its newest checkpoints."""
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hpc.config import yamls
 from hpc.config.folder import freeze, read_status
 from hpc.config.read import validate
-from hpc.errors import ConfigError
-from jobs.attempts import Attempt, note
+from hpc.errors import ConfigError, RunError
+from jobs.attempts import Attempt, history, note
+from jobs.clusters import CLUSTERS
 from jobs.resources import Resources
 from jobs.retry import cancel, logs, retry
 from jobs.status import status
-from jobs.submit import groups, submit
+from jobs.submit import groups, hand_over, submit
 from jobs.sweep import Run
-from jobs.sweepfolder import SweepFolder
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from jobs.sweepfolder import SUBMISSIONS, Submission, SweepFolder
 
 
 @pytest.fixture
@@ -88,6 +89,68 @@ def test_failed_runs_alone_are_retried(tmp_path, capsys, monkeypatch) -> None:
         logs(folder.path, "a", follow=False)
     with pytest.raises(ConfigError, match=r"output\.log: not there yet"):
         logs(folder.path, "ab", follow=False)
+
+
+@pytest.fixture
+def two(tmp_path) -> SweepFolder:
+    """A sweep of two frozen runs, ab and ac."""
+    folder, config = SweepFolder(tmp_path / "s"), validate({})
+    runs = [Run(name, name, replace(config, run_dir=str(folder.path / name)), Resources()) for name in ("ab", "ac")]
+    folder.add(runs)
+    for run in runs:
+        freeze(run.config)
+    return folder
+
+
+def test_runs_go_on_where_the_sweep_was_submitted(two, tmp_path, monkeypatch) -> None:
+    (tmp_path / "home").mkdir()
+    two.note(Submission(0, "slurm", {"1": ["ab"]}, {"folder": str(tmp_path / "home")}))
+    given: list[Path] = []
+    monkeypatch.setattr("jobs.retry.hand_over", lambda *_: given.append(Path.cwd()) or ["1"])
+    monkeypatch.setattr("jobs.slurm.scheduled", lambda _: {})
+    retry(two.path, None, failed=False)
+    assert given == [tmp_path / "home"]
+    assert Path.cwd() != given[0]
+
+
+def test_a_run_whose_folder_is_gone_is_told(two, capsys) -> None:
+    shutil.rmtree(two.run_dir("ac"))
+    with pytest.raises(ConfigError, match=r"the folders of 1 run\(s\) are gone \(ac\); submit the sweep's file again"):
+        retry(two.path, "debug", failed=False)
+    assert history(two.run_dir("ab")) == []
+    assert cancel(two.path, []) == 0
+
+
+def test_what_one_cluster_refuses_to_end_others_do(two, monkeypatch) -> None:
+    two.note(Submission(0, "debug", {"debug-0": ["ab"]}))
+    two.note(Submission(0, "slurm", {"7": ["ac"]}))
+    (two.run_dir("ab") / "status.json").write_text(json.dumps({"state": "running", "heartbeat": time.time()}))
+    ended: list[str] = []
+    monkeypatch.setattr("jobs.slurm.scheduled", lambda _: {"7": "pending"})
+    monkeypatch.setattr("jobs.slurm.cancel", ended.extend)
+    with pytest.raises(RunError, match="end that, with Ctrl-C"):
+        cancel(two.path, [])
+    assert ended == ["7"]
+
+
+def test_what_a_cluster_took_before_it_refused_is_told(two, monkeypatch) -> None:
+    class Full:
+        def submit(self, jobs: Any, *_: Any) -> Any:
+            yield ["7"]
+            raise RunError("QOSMaxSubmitJobPerUserLimit")
+
+    monkeypatch.setitem(CLUSTERS, "slurm", Full())
+    with pytest.raises(RunError, match=r"QOSMax\w+; 1 job\(s\) were taken before, and go on"):
+        hand_over(two, [("ab", Resources()), ("ac", Resources())], "slurm")
+    assert [each.jobs for each in two.submissions()] == [{"7": ["ab"]}]
+
+
+def test_a_line_that_was_cut_off_costs_no_other(two) -> None:
+    for number in range(2):
+        two.note(Submission(number, "slurm", {str(number): ["ab"]}))
+        with (two.own / SUBMISSIONS).open("a") as file:
+            file.write('{"time": 3, "clu')
+    assert [each.time for each in two.submissions()] == [0, 1]
 
 
 def test_runs_with_equal_needs_go_together() -> None:
