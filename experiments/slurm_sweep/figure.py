@@ -60,6 +60,7 @@ def timeline(runs: pd.DataFrame) -> Figure:
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[key]) for key in ("start", "checkpoint", "evaluate", "steps")]
     axes.legend(handles, [PARTS[key] for key in ("start", "checkpoint", "evaluate", "steps")], frameon=False)
     axes.set(xlabel="seconds since structlearn submit", ylabel="run, in the order of their jobs")
+    axes.set_xlim(left=0)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -72,7 +73,7 @@ def terminal(results: Path, out: Path) -> None:
     with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=120, file=nowhere, force_terminal=True)
         console.print(text)
-    console.save_svg(str(out / "status.svg"), title="structlearn status runs/slurm_sweep")
+    console.save_svg(str(out / "status.svg"), title="structlearn status runs/sweep")
 
 
 def main() -> None:

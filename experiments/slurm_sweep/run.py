@@ -37,13 +37,13 @@ class Commands:
     """The command `structlearn`, as a user of the cluster gives it."""
 
     def __init__(self, env: dict[str, str], folder: Path) -> None:
-        self._env, self._folder = env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}, folder
-        self._env["FORCE_COLOR"] = "1"  # as in a terminal
+        self.env, self._folder = env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}, folder
+        self.env["FORCE_COLOR"] = "1"  # as in a terminal
 
     def __call__(self, *arguments: str, fails: bool = False) -> str:
         """What it prints."""
         line = [sys.executable, "-m", "jobs", *arguments]
-        done = subprocess.run(line, env=self._env, cwd=self._folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(line, env=self.env, cwd=self._folder, capture_output=True, text=True, check=False)
         assert bool(done.returncode) == fails, done.stdout + done.stderr
         return done.stdout
 
@@ -63,7 +63,8 @@ class Commands:
             assert time.monotonic() < until, found
             if shown is not None and time.monotonic() > look:
                 look, number = time.monotonic() + LOOKS_S, number + 1
-                (shown / f"status-{number:02}.txt").write_text(self("status", str(folder)))
+                text = self("status", str(folder)).replace(str(self._folder), "runs")
+                (shown / f"status-{number:02}.txt").write_text(text)
             time.sleep(1)
 
 
@@ -138,12 +139,13 @@ def retried(source: Path, work: Path, commands: Commands) -> dict[str, Any]:
     bad = runs[3::5][:BAD]
     for run in bad:
         (folder / run / "record.h5").mkdir()  # no record can be written
-    subprocess.run(["scontrol", "release", _array(folder)], check=True, env=commands._env)  # noqa: SLF001
+    _release(folder, commands)
     before = commands.wait(folder)
     for run in bad:
         (folder / run / "record.h5").rmdir()
     starts = {run: len(history(folder / run)) for run in runs}
     said = commands("retry", "--failed", str(folder))
+    _release(folder, commands)
     after = commands.wait(folder)
     again = [run for run in runs if len(history(folder / run)) > starts[run]]
     return {
@@ -153,10 +155,11 @@ def retried(source: Path, work: Path, commands: Commands) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _array(folder: Path) -> str:
-    """The number of the sweep's one array."""
-    line = json.loads((folder / "sweep" / "submissions.jsonl").read_text().splitlines()[0])
-    return str(next(iter(line["jobs"])).partition("_")[0])
+def _release(folder: Path, commands: Commands) -> None:
+    """Let the sweep's newest array go: its jobs are held, so that their folders can be made unfit before they start."""
+    line = json.loads((folder / "sweep" / "submissions.jsonl").read_text().splitlines()[-1])
+    array = str(next(iter(line["jobs"])).partition("_")[0])
+    subprocess.run(["scontrol", "release", array], check=True, env=commands.env)
 
 
 def main() -> None:
@@ -172,8 +175,9 @@ def main() -> None:
         commands = Commands({**os.environ, **slurm.env()}, work)
         found = {"sweep": whole(given.file, work, given.results, commands)}
         found["retry"] = retried(given.file, work, commands)
-    (given.results / "sweep.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    text = json.dumps(found, indent=1).replace(str(work), "runs")
+    (given.results / "sweep.json").write_text(text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":
