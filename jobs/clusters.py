@@ -116,6 +116,7 @@ class Debug:
         from jobs.train import train  # one rank trains in this process: torch comes with it
 
         began, config, several = time.time(), run_dir / "config.yaml", ranks if ranks > 1 else None
+        said = ""
         try:
             code = train(
                 config, ["--run_dir", str(run_dir)], ranks=several, progress="auto", as_json=False,
@@ -123,8 +124,8 @@ class Debug:
             )  # fmt: skip
         except RunError as error:
             say(f"structlearn: {error}", sys.stderr)
-            code = error.exit_code
-        how, reason = outcome(run_dir, began, code, asked=code == STOPPED)
+            code, said = error.exit_code, str(error).partition("\n")[0]
+        how, reason = outcome(run_dir, began, code, asked=code == STOPPED, said=said)
         note(run_dir, Attempt(job, began, time.time(), code, how, reason, newest(run_dir), code_version()))
         return code
 

@@ -22,7 +22,7 @@ OURS: Final = {
 
 @section
 class Resources:
-    """For each run of the sweep."""
+    """For each run of the sweep. With --cluster debug only `ranks` counts: runs are made here, one after the other."""
 
     ranks: Count = 1
     """MPI ranks of a run; each has a device."""

@@ -1,5 +1,6 @@
 """``structlearn submit``: what of a sweep is missing goes to a cluster."""
 
+import contextlib
 import itertools
 import json
 import sys
@@ -49,7 +50,9 @@ def submit(path: Path, overrides: Sequence[str], cluster: Name, *, dry_run: bool
         with ThreadPoolExecutor(_WRITERS) as pool:
             for _ in pool.map(lambda run: _prepare(folder, run), missing):
                 pass
-        jobs = hand_over(folder, [(run.id, run.resources) for run in missing], cluster)
+        # With --cluster debug the runs print, too; --json promises one object.
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            jobs = hand_over(folder, [(run.id, run.resources) for run in missing], cluster)
     unfinished = missing and cluster == "debug" and any(state.kind != "done" for state in _missing(folder, missing)[1])
     _tell(_about(folder, expanded, missing, states, cluster) | {"jobs": jobs}, as_json=as_json)
     return 1 if unfinished else 0

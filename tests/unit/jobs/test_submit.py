@@ -37,11 +37,29 @@ def sweep(tmp_path: Path) -> Path:
     return path
 
 
+def torch_finds_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def seen(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     assert status(folder, everything=False, as_json=True) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
+
+
+def test_what_fails_in_this_process_is_the_commands_failure(sweep, tmp_path, capfd) -> None:
+    changes = ["--compute.device", "cuda"]
+    if torch_finds_cuda():
+        pytest.skip("a CUDA device is here")
+    assert submit(sweep, changes, "debug", dry_run=False, as_json=True) == 1
+    said = capfd.readouterr()
+    assert json.loads(said.out)["submitted"] == 2
+    found = seen(tmp_path / "s", capfd)
+    assert found["counts"] == {"failed": 2}
+    assert "compute.device" in found["runs"][0]["error"]
 
 
 @pytest.mark.slow
