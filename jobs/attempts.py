@@ -33,6 +33,7 @@ class Attempt:
         reason: the first line of what went wrong; empty where nothing did.
         place: the newest checkpoint that was left behind; empty: none.
         code_version: of structlearn (:func:`jobs.origin.code_version`).
+        host: the machine that the job began on: what fails on one alone is that machine's fault.
     """
 
     job: str
@@ -43,6 +44,7 @@ class Attempt:
     reason: str = ""
     place: str = ""
     code_version: str = ""
+    host: str = ""
 
 
 def note(run_dir: Path, attempt: Attempt) -> None:

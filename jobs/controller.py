@@ -87,7 +87,7 @@ class Controller:
         """One run, to its end or to a stop; 0, 1 or 75."""
         while (end := self._end(run_dir)) is None and not stop.requested and time.monotonic() < self._until:
             if not _free(run_dir, stop):
-                return DONE  # somebody else makes it
+                break  # somebody trains there by hand, or a file server still waits for a node that is lost
             attempt = self._attempt(run_dir, stop)
             note(run_dir, attempt)
             end = self._end(run_dir)
@@ -112,7 +112,9 @@ class Controller:
         step = Step(run_dir, began, self._command(run_dir), self._env)
         code = step.wait(stop)
         how, reason = outcome(run_dir, began, code, asked=step.told or stop.requested, said=tail(output, before))
-        return Attempt(self._job, began, time.time(), code, how, reason, newest(run_dir), self._code)
+        return Attempt(
+            self._job, began, time.time(), code, how, reason, newest(run_dir), self._code, socket.gethostname()
+        )
 
 
 class Step:

@@ -45,6 +45,7 @@ class State:
         error: the first line of what went wrong.
         starts: how often it has been started.
         stops: how often it was preempted or came to the end of its time, and could go on.
+        host: the machine that its last start that has ended began on.
     """
 
     id: str
@@ -59,6 +60,7 @@ class State:
     error: str = ""
     starts: int = 0
     stops: int = 0
+    host: str = ""
 
 
 def counts(states: Sequence[State]) -> dict[str, int]:
@@ -150,6 +152,7 @@ def state_of(
         error=error,
         starts=len(made) + under_way,
         stops=sum(each.how == "stopped" for each in made),
+        host=made[-1].host if made else "",
     )
 
 

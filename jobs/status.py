@@ -52,7 +52,7 @@ def status(path: Path, *, everything: bool, as_json: bool) -> int:
         console.print(table(states, most, console.width))
         if most is not None and len(states) > most:
             console.print(Text(f"and {len(states) - most:,} more; --all shows them", "dim"))
-        console.print(told({state.id: state.error for state in states if state.error}, "red"), end="")
+        console.print(told({state.id: _error(state) for state in states if state.error}, "red"), end="")
         console.print(told(why_waiting(folder, states), COLOURS["pending"]), end="")
         console.print(Text(_advice(path, states)), end="", soft_wrap=True)
     return 0
@@ -109,6 +109,10 @@ def told(words: Mapping[str, str], style: str) -> Text:
     if len(runs) > WORDS:
         made.append(f"and {len(runs) - WORDS:,} others; --json has them all\n", "dim")
     return made
+
+
+def _error(state: State) -> str:
+    return f"{state.error} (on {state.host})" if state.host else state.error
 
 
 def _headline(path: Path, states: Sequence[State]) -> Text:
