@@ -3,12 +3,12 @@
 import contextlib
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from hpc.errors import RunError
+from jobs import probe
 from jobs.resources import Resources
 from jobs.states import Scheduled
 
@@ -181,14 +181,10 @@ def ask(*command: str) -> str:
         RunError: it is not there, fails, or does not answer within a minute.
     """
     check_there(command[0])
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise RunError(f"{command[0]}: no answer within {_TIMEOUT_S:.0f} s; is slurmctld running? try again") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"failed with code {done.returncode}"]
-        raise RunError(f"{command[0]}: {said[-1]}; see that SLURM answers here (sinfo), or use another --cluster")
-    return done.stdout
+    answer = probe.ask(command, _TIMEOUT_S)
+    if not answer.ok:
+        raise RunError(f"{command[0]}: {answer.problem}; see that SLURM answers here (sinfo), or use another --cluster")
+    return answer.out
 
 
 @contextlib.contextmanager
