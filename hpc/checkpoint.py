@@ -23,11 +23,10 @@ from typing import Any, Final
 
 from hpc import tensorfile
 from hpc.communicator import Communicator
-from hpc.config.folder import sync_folder, write_atomically
+from hpc.config.folder import MANIFEST, sync_folder, write_atomically
 from hpc.errors import RunError
 from hpc.tensorfile import FORMAT, VERSION, DamagedFileError
 
-MANIFEST: Final = "manifest.json"
 SHARED: Final = "shared.h5"
 
 

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from hpc.config.folder import CHECKPOINTS, held, locked, read_status
+from hpc.config.folder import CHECKPOINTS, MANIFEST, complete, held, locked, read_status
 from hpc.output import say
 from jobs.sweepfolder import Planned, SweepFolder
 
-MANIFEST: Final = "manifest.json"
 SHOWN: Final = 40
 """Runs that are named on the terminal because they were left alone; --json names all."""
 _AT_ONCE: Final = 16
@@ -122,8 +121,7 @@ def _remove(run_dir: Path, run: Planned, *, everything: bool, dry_run: bool) -> 
     checkpoints = sorted(_checkpoints(run_dir / CHECKPOINTS))
     if links := [path.name for path in checkpoints if path.is_symlink()]:
         return Cleaned(run.id, run.label, problem=f"{CHECKPOINTS}/{links[0]} is a link to elsewhere")
-    complete = [path for path in checkpoints if path.name.startswith("step-") and (path / MANIFEST).exists()]
-    kept = None if everything or not complete else complete[-1]
+    kept = None if everything else max(complete(run_dir), default=None)
     if kept is not None and (damage := _damage(kept)):
         problem = f"its newest checkpoint is damaged ({damage}), so that an older one may be needed"
         return Cleaned(run.id, run.label, kept=kept.name, problem=problem)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from hpc.config.folder import CHECKPOINTS, LOGS, ended, locked, read_status, resumable
+from hpc.config.folder import LOGS, complete, ended, locked, read_status, resumable
 from hpc.signals import StopRequest, end_with_parent
 from jobs.attempts import Attempt, cancelled, given_up, history, note
 from jobs.origin import code_version
@@ -252,7 +252,7 @@ def rank_here(run_dir: Path) -> bool:
 
 def newest(run_dir: Path) -> str:
     """The name of the newest complete checkpoint; empty where there is none."""
-    return max((path.parent.name for path in (run_dir / CHECKPOINTS).glob("step-*/manifest.json")), default="")
+    return max((path.name for path in complete(run_dir)), default="")
 
 
 def _wait(seconds: float, stop: StopRequest) -> None:

@@ -27,6 +27,8 @@ CONFIG: Final = "config.yaml"
 STATUS: Final = "status.json"
 RECORD: Final = "record.h5"
 CHECKPOINTS: Final = "checkpoints"
+MANIFEST: Final = "manifest.json"
+"""Written last: where it is, a checkpoint is complete."""
 LOGS: Final = "logs"
 LOCK: Final = ".lock"
 
@@ -208,4 +210,9 @@ def ended(run_dir: Path, state: str, error: str, exit_code: int) -> None:
 
 def resumable(run_dir: Path) -> bool:
     """Is there a complete checkpoint to go on from?"""
-    return any((run_dir / CHECKPOINTS).glob("step-*/manifest.json"))
+    return any(complete(run_dir))
+
+
+def complete(run_dir: Path) -> Iterator[Path]:
+    """The folders of a run's complete checkpoints; their names go by step."""
+    return (path.parent for path in (run_dir / CHECKPOINTS).glob(f"step-*/{MANIFEST}"))

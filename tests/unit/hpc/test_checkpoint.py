@@ -16,7 +16,8 @@ import torch
 
 from hpc import checkpoint, tensorfile
 from hpc.alone import Alone
-from hpc.checkpoint import MANIFEST, Checkpoints
+from hpc.checkpoint import Checkpoints
+from hpc.config.folder import MANIFEST
 from hpc.errors import RunError
 
 ROOT = Path(checkpoint.__file__).parent.parent
