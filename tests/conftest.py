@@ -16,6 +16,7 @@ from hpc.signals import SIGNALS
 ROOT = Path(__file__).parent.parent
 TRANSPORTS: dict[str, dict[str, str]] = runpy.run_path(str(ROOT / "tests" / "support" / "transports.py"))["TRANSPORTS"]
 Started = subprocess.CompletedProcess[str]
+HANDLERS = {number: signal.getsignal(number) for number in SIGNALS}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,10 +34,14 @@ def environment(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _signals_as_before() -> Iterator[None]:
-    """A command that ends ignores signals from there on; the tests go on."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    """A command that ends ignores signals from there on, in a fixture of a whole module too; the tests go on."""
+    _handle_as_at_the_start()
     yield
-    for number, handler in before.items():
+    _handle_as_at_the_start()
+
+
+def _handle_as_at_the_start() -> None:
+    for number, handler in HANDLERS.items():
         signal.signal(number, handler)
 
 

@@ -1,9 +1,9 @@
 """Which code made a sweep's runs."""
 
-from __future__ import annotations
-
 import json
 import subprocess
+import sys
+from collections.abc import Iterator
 from importlib import metadata
 
 import pytest
@@ -13,8 +13,12 @@ from jobs.origin import code_version, origin
 
 
 @pytest.fixture(autouse=True)
-def _afresh() -> None:
-    code_version.cache_clear()
+def _afresh() -> Iterator[None]:
+    for each in (code_version, origin):
+        each.cache_clear()
+    yield
+    for each in (code_version, origin):
+        each.cache_clear()
 
 
 def git(folder, *arguments: str) -> str:
@@ -46,7 +50,8 @@ def test_without_git_the_version_is_told(tmp_path, monkeypatch) -> None:
     assert code_version() == metadata.version("structlearn")
 
 
-def test_the_environment_is_told() -> None:
+def test_the_environment_is_told(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/structlearn", "submit", "my sweep.yaml"])
     found = json.loads(json.dumps(origin()))
     assert found["packages"]["torch"] == metadata.version("torch")
-    assert found["command"].startswith("structlearn ")
+    assert found["command"] == "structlearn submit 'my sweep.yaml'"
