@@ -16,10 +16,11 @@ RULES: Final[dict[str, Rule]] = {}
 
 
 def handles(*names: str) -> Callable[[Rule], Rule]:
-    """A function is the rule of these operators of ATen."""
+    """A function is the rule of these operators: of ATen, or of another library by its name and a dot."""
 
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys((f"aten.{name}" for name in names), function))
+        full = [name if "." in name else f"aten.{name}" for name in names]
+        RULES.update(dict.fromkeys(full, function))
         return function
 
     return register

@@ -95,11 +95,11 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Traced:
     where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     with torch.random.fork_rng([where] if where.type == "cuda" else []):  # training draws numbers
         try:
-            return _follow(copied(model, "meta"), _moved(arguments, "meta"))
+            return _follow(copied(model, "meta"), moved(arguments, "meta"))
         except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
             trial = copied(model)
         try:
-            return _follow(trial, _moved(arguments, where))
+            return _follow(trial, moved(arguments, where))
         except Exception as error:
             problem = f"the network cannot be run with the example: {error}; give a batch as it takes it"
             raise ValueError(problem) from error
@@ -222,5 +222,6 @@ def copied(model: nn.Module, device: str | None = None) -> nn.Module:
         ) from error
 
 
-def _moved(arguments: tuple[Any, ...], device: Any) -> tuple[Any, ...]:
+def moved(arguments: tuple[Any, ...], device: Any) -> tuple[Any, ...]:
+    """The arguments, their tensors on a device."""
     return tuple(each.to(device) if isinstance(each, Tensor) else each for each in arguments)

@@ -1,0 +1,132 @@
+"""Where a network rectifies: what comes into each ReLU, as a module or as a function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from structlearn.models.activations import MaxMin
+from structlearn.structure.trace import copied, moved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RECTIFIERS: Final = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish,
+    nn.Softplus, MaxMin,
+)  # fmt: skip
+"""Activations whose input says by its sign whether a unit has found its pattern."""
+
+FUNCTIONS: Final = frozenset(
+    {
+        torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_,
+        nn.functional.relu6, nn.functional.leaky_relu, nn.functional.leaky_relu_, nn.functional.elu,
+        nn.functional.elu_, nn.functional.selu, nn.functional.silu, nn.functional.gelu,
+    }
+)  # fmt: skip
+"""The same as functions."""
+
+_LAST: Final = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
+"""Layers that have their units on the last axis."""
+
+
+@dataclass
+class Calls:
+    """What one pass of an example through a network has shown.
+
+    Attributes:
+        modules: For each rectifying module, by name, the (units, axis) of its calls, in their order.
+        functions: The same of calls of functions outside these modules.
+    """
+
+    modules: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    functions: list[tuple[int, int]] = field(default_factory=list)
+
+
+def calls(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Calls:
+    """Follow an example through a copy of the network, without numbers where the network allows it.
+
+    Raises:
+        ValueError: the network cannot be copied, or not be run with the example.
+    """
+    arguments = example if isinstance(example, tuple) else (example,)
+    try:
+        return _watch(copied(model, "meta"), moved(arguments, "meta"))
+    except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
+        trial = copied(model)
+    where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    try:
+        return _watch(trial, moved(arguments, where))
+    except Exception as error:
+        problem = f"the network cannot be run with the example: {error}; give a batch as it takes it"
+        raise ValueError(problem) from error
+
+
+def _watch(model: nn.Module, arguments: tuple[Any, ...]) -> Calls:
+    observer = _Observer()
+    for name, module in model.named_modules():
+        if isinstance(module, RECTIFIERS):
+            module.register_forward_pre_hook(partial(observer.enter, name))
+            module.register_forward_hook(observer.leave)
+        elif next(module.children(), None) is None and next(module.parameters(), None) is not None:
+            module.register_forward_hook(observer.made)
+    with torch.no_grad(), Functions(observer.called):
+        model(*arguments)
+    return observer.found
+
+
+class _Observer:
+    """Notes what is rectified, and where units are: on the axis of the layer that made the last tensor of its shape."""
+
+    def __init__(self) -> None:
+        self.found = Calls()
+        self._axes: dict[tuple[int, ...], int] = {}
+        self._inside = 0
+
+    def enter(self, name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """A rectifying module is called."""
+        self.found.modules.setdefault(name, []).append(self._place(inputs[0]))
+        self._inside += 1
+
+    def leave(self, *_: Any) -> None:
+        """It has answered."""
+        self._inside -= 1
+
+    def called(self, y: Tensor) -> None:
+        """A rectifying function is called."""
+        if not self._inside:
+            self.found.functions.append(self._place(y))
+
+    def made(self, layer: nn.Module, _: Any, output: Any) -> None:
+        """A layer has answered."""
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, Tensor):
+            self._axes[tuple(first.shape)] = -1 if isinstance(layer, _LAST) else 1
+
+    def _place(self, y: Tensor) -> tuple[int, int]:
+        axis = self._axes.get(tuple(y.shape), 1) if y.dim() > 2 else 1
+        return y.shape[axis], axis
+
+
+class Functions(TorchFunctionMode):
+    """Shows a caller what each rectifying function is given, before it is.
+
+    Args:
+        see: Called with the function's input.
+    """
+
+    def __init__(self, see: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in FUNCTIONS:
+            with torch._C.DisableTorchFunction():  # noqa: SLF001  its public name is for subclasses of Tensor
+                self._see(args[0] if args else kwargs["input"])
+        return func(*args, **kwargs)

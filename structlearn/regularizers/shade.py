@@ -1,0 +1,195 @@
+"""SHADE: the entropy of units given the class, bounded by their variance given a latent detector (B ch. 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from structlearn.checks import check_positive
+from structlearn.regularizers.rectified import Functions, calls
+from structlearn.regularizers.regularizer import Regularizer, unhook
+from structlearn.regularizers.variance import Moments, Room, latent_variance
+
+if TYPE_CHECKING:
+    from structlearn.regularizers.rectified import Calls
+
+NAME: Final = "shade"
+"""What a rectifier's running averages are called: `features.1` has `features.1.shade.0.mean1`."""
+
+MEMORY: Final = 0.8
+"""lambda of B Alg. 5: the part of a running average that stays when a batch comes."""
+
+_TINY: Final = 1e-12
+
+
+class Averages(nn.Module):
+    """The running averages of the units before one rectifier (B Alg. 5), and their part of the loss.
+
+    Args:
+        units: C, how many there are.
+        axis: Where they are: 1 or -1.
+    """
+
+    present: Tensor
+    """[C]: p^1, the probability of B = 1; that of B = 0 is 1 minus it."""
+    mean0: Tensor
+    """[C]: mu^0, E[Y | B = 0]."""
+    mean1: Tensor
+    """[C]: mu^1, E[Y | B = 1]."""
+
+    def __init__(self, units: int, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self._room = Room()
+        self.register_buffer("present", torch.full((units,), 0.5))
+        self.register_buffer("mean0", torch.full((units,), -1.0))
+        self.register_buffer("mean1", torch.full((units,), 1.0))
+
+    def forward(self, y: Tensor, strength: float) -> Tensor:
+        """The units' part of the loss by the averages of before this batch; then the averages take the batch in."""
+        loss, moments = latent_variance(y, self.axis, self.mean0, self.mean1, scale=strength, room=self._room)
+        self._take(moments, y.numel() // len(self.present))
+        return loss
+
+    @torch.no_grad()
+    def _take(self, sums: Moments, samples: int) -> None:
+        """B Alg. 5. Where a unit never finds its pattern p^1 goes to 0, and so does its mean: 0 / 0 would be none."""
+        p0, p0_y, y = (each / samples for each in sums)
+        self.present.lerp_(1 - p0, 1 - MEMORY)
+        self.mean0.lerp_(p0_y / (1 - self.present).clamp(min=_TINY), 1 - MEMORY)
+        self.mean1.lerp_((y - p0_y) / self.present.clamp(min=_TINY), 1 - MEMORY)
+
+
+class Sites(nn.ModuleList):
+    """The averages of one rectifier, one for each of its calls in a forward pass, and the terms that they gave."""
+
+    def __init__(self, places: list[tuple[int, int]], strength: float) -> None:
+        super().__init__(Averages(units, axis) for units, axis in places)
+        self._strength = strength
+        self._call = 0
+        self._terms: dict[int, Tensor] = {}
+
+    def see(self, y: Tensor) -> None:
+        """The rectifier is called with y."""
+        self._terms[self._call] = self[self._call](y, self._strength)
+        self._call = (self._call + 1) % len(self)
+
+    def take(self) -> list[Tensor]:
+        """The terms of the last forward pass."""
+        terms = list(self._terms.values())
+        self._terms, self._call = {}, 0
+        return terms
+
+
+class Shade(Regularizer):
+    """SHADE (B ch. 4): makes units say no more than whether they have found their pattern.
+
+    For each unit Y before a rectifier a latent detector B has p(B=1 | y) = 1 - exp(-relu(y)). What is added to the loss
+    is `strength` times
+
+        sum over layers and units of the mean over samples of sum_b p(b | y) (y - mu^b)^2        (B eq. 4.11)
+
+    with running averages mu^b of E[Y | b] that no gradient flows to (Alg. 5). Positions of maps and sequences are
+    samples, too. The averages used are those of before the batch.
+
+    B takes strengths from {1, 5} 10^-i by validation.
+
+    Args:
+        model: Any network that rectifies, by modules or by functions: ReLU and its relatives, and MaxMin.
+        example: A batch, or a tuple of arguments, as the network is called with. Only shapes matter.
+        strength: The factor in the loss of a mini-batch.
+
+    Raises:
+        ValueError: the strength is below 0, the network cannot be run with the example, or nothing in it rectifies.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor | tuple[Any, ...], *, strength: float) -> None:
+        super().__init__(model)
+        self.strength = check_positive("strength", strength, zero=True)
+        found = calls(model, example)
+        if not found.modules and not found.functions:
+            raise ValueError(
+                "SHADE is for units before a ReLU (or a relative of it), and this network calls none; give the network "
+                "such an activation, or leave SHADE out"
+            )
+        if self.sites:
+            raise ValueError("this network has SHADE already; attach it once")
+        device = next((each.device for each in model.parameters()), torch.device("cpu"))
+        self._attach(found, device)
+
+    def loss(self, targets: Tensor | None = None) -> Tensor | None:
+        """The term of the last forward pass; targets play no part. None if there was none in training."""
+        terms = [term for sites in self.sites.values() for term in sites.take()]
+        return torch.stack(terms).sum() if terms else None
+
+    @property
+    def sites(self) -> dict[str, Sites]:
+        """The running averages by the name of the rectifier; "" has those of functions."""
+        return {
+            name.removesuffix(NAME).removesuffix("."): module
+            for name, module in self.model.named_modules()
+            if isinstance(module, Sites)
+        }
+
+    def remove(self) -> None:
+        """Take hooks and averages away."""
+        for name in self.sites:
+            layer = self.model.get_submodule(name)
+            delattr(layer, NAME)
+            unhook(layer, _look)
+        for module in self.model.modules():
+            unhook(module, _Watch)
+
+    def _attach(self, found: Calls, device: torch.device) -> None:
+        """Hooks are functions of modules, so that they are copied and pickled with the network."""
+        for name, places in found.modules.items():
+            layer = self.model.get_submodule(name)
+            layer.add_module(NAME, Sites(places, self.strength).to(device))
+            layer.register_forward_pre_hook(_look)
+        if found.functions:
+            self.model.add_module(NAME, Sites(found.functions, self.strength).to(device))
+            watch = _Watch()
+            self.model.register_forward_pre_hook(watch.begin)
+            self.model.register_forward_hook(watch.end, always_call=True)
+            for name in found.modules:
+                layer = self.model.get_submodule(name)
+                layer.register_forward_pre_hook(watch.enter)
+                layer.register_forward_hook(watch.leave, always_call=True)
+
+
+def _look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if layer.training:
+        sites = layer.get_submodule(NAME)
+        assert isinstance(sites, Sites)
+        sites.see(inputs[0])
+
+
+class _Watch:
+    """Shows a network's averages what its functions rectify, but not those that a rectifying module calls."""
+
+    def __init__(self) -> None:
+        self._mode: Functions | None = None
+        self._inside = 0
+
+    def begin(self, model: nn.Module, _: Any) -> None:
+        """The network is called."""
+        if model.training:
+            self._inside = 0
+            self._mode = Functions(lambda y: None if self._inside else model.get_submodule(NAME).see(y))  # type: ignore[operator]
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(self, *_: Any) -> None:
+        """The network has answered, or failed."""
+        if self._mode is not None:
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._mode = None
+
+    def enter(self, *_: Any) -> None:
+        """A rectifying module is called."""
+        self._inside += 1
+
+    def leave(self, *_: Any) -> None:
+        """It has answered."""
+        self._inside -= 1
