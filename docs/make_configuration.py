@@ -35,7 +35,7 @@ exchange: {{name: persyn, tau: 8}}
 
 - Every key can be given on the command line by its dotted name, as YAML: `structlearn train run.yaml
   --optimizer.lr 0.1 --model.widths "[64, 64]"`. It overrides the file. Another `name` drops the keys that the
-  file gave to the old choice.
+  file gave to the old choice. A list is given whole: `--penalties "[{{name: l1}}]"`.
 - A key that is not on this page is an error, and so is a key given twice, `epochs: "10"`, or `epochs: true`.
 - `structlearn train run.yaml --print_config` prints the resolved configuration and trains nothing.
   `structlearn train --print_schema` prints the JSON schema, with which an editor completes and checks a file.
@@ -53,6 +53,7 @@ Some keys are checked together, before a rank starts:
 - `pruning` that cuts judges itself by the validation accuracy: it needs `data.validation` above zero. Several ranks
   need an `exchange` other than `none`. `pruning.proximal: true` needs `optimizer.name: sgd` and a penalty other than
   `l2`. `shrinknets` has its own `weight_strength`: `optimizer.weight_decay` stays 0.
+- `penalties` take proximal steps with `optimizer.name: sgd`, and one of them, or of `pruning`, on the same weights.
 - `schedule.milestones` increase; `schedule.warmup_epochs` is at most `epochs`.
 - `text` and `lstm` go together, and `tabular` goes with `mlp`; a model of your own may take any of them.
 - `compute.channels_last` is for images.
@@ -89,7 +90,7 @@ def _sections(root: dict[str, Any]) -> Iterator[str]:
     for key, spec in root["properties"].items():
         if parts := [root["$defs"][name] for name in _parts(spec)]:
             yield f"## `{key}`\n"
-            yield from _section(root, key, spec, parts)
+            yield from _section(root, f"{key}.N" if spec.get("type") == "array" else key, spec, parts)
 
 
 def _section(root: dict[str, Any], key: str, spec: dict[str, Any], parts: list[dict[str, Any]]) -> Iterator[str]:
@@ -99,10 +100,12 @@ def _section(root: dict[str, Any], key: str, spec: dict[str, Any], parts: list[d
         yield _paragraph(_prose(parts[0]["description"]) + (f" {text}" if spec["default"] is None else ""))
         yield from _table(_rows(root, key, parts[0]))
         return
-    default = spec["default"]["name"]
+    default = spec["default"]["name"] if spec.get("type") != "array" else None
     names = [name for part in parts for name in _names(part)]
     shown = ", ".join(f"`{name}`{' (default)' if name == default else ''}" for name in names)
-    yield _paragraph(f"{text} One of {shown}." if len(names) > 1 else text)
+    which = f"A list, empty by default. Each of its sections (N, from 0) is one of {shown}."
+    which = which if default is None else f"One of {shown}."
+    yield _paragraph(f"{text} {which}" if len(names) > 1 else text)
     rows = {id(part): list(_rows(root, key, part)) for part in parts}
     counts = Counter(row for part in parts for row in rows[id(part)])
     common = [row for row, count in counts.items() if len(parts) > 1 and count > len(parts) / 2]
@@ -180,6 +183,7 @@ def _value(value: object) -> str:
 
 def _parts(spec: dict[str, Any]) -> list[str]:
     """Names of the definitions that a key's value can be; none where it is a plain value."""
+    spec = spec["items"] if spec.get("type") == "array" and "items" in spec else spec
     choices = [spec, *spec.get("oneOf", ()), *spec.get("anyOf", ())]
     return [_last(choice["$ref"]) for choice in choices if "$ref" in choice]
 

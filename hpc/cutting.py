@@ -233,6 +233,7 @@ def build(
     model: nn.Module,
     example: torch.Tensor,
     samples: Callable[[], torch.Tensor],
+    answers: int,
 ) -> Pruning:
     """The method that a configuration asks for, over a network that :func:`wrap` has prepared.
 
@@ -242,6 +243,7 @@ def build(
         model: the network, on its device.
         example: as for :func:`wrap`, on the same device.
         samples: gives inputs that are typical; the same on all ranks.
+        answers: of how many answers to training samples the loss is a mean.
 
     Raises:
         ConfigError: the network has nothing that it could cut, or does not survive a trial cut of a copy.
@@ -249,7 +251,7 @@ def build(
     if not isinstance(config, CuttingConfig):
         return Pruning()
     try:
-        method = _pruner(config, Structure(model, example), proximal=proximal(config, optimizer))
+        method = _pruner(config, Structure(model, example), answers, proximal=proximal(config, optimizer))
         verify(model, samples()[:2])
     except ValueError as error:
         raise _unfit(config, error) from error
@@ -265,7 +267,7 @@ def proximal(config: CuttingConfig, optimizer: OptimizerConfig) -> bool:
     return isinstance(optimizer, Sgd) and not (isinstance(config, Norm) and config.penalty == "l2")
 
 
-def _pruner(config: CuttingConfig, structure: Structure, *, proximal: bool) -> pruning.Pruner:
+def _pruner(config: CuttingConfig, structure: Structure, answers: int, *, proximal: bool) -> pruning.Pruner:
     common: dict[str, Any] = {"patience": config.patience}
     match config:
         case Scalp():
@@ -275,8 +277,9 @@ def _pruner(config: CuttingConfig, structure: Structure, *, proximal: bool) -> p
             )  # fmt: skip
         case Norm():
             return pruning.Norm(
-                structure, penalty=config.penalty, strength=config.strength, threshold=config.threshold,
-                proximal=proximal, mix=0.5 if config.mix is None else config.mix, **common,
+                structure, penalty=config.penalty, strength=1 / answers if config.strength is None else config.strength,
+                factors=config.factors, threshold=config.threshold, proximal=proximal,
+                mix=0.5 if config.mix is None else config.mix, **common,
             )  # fmt: skip
         case BnLasso():
             return pruning.BnLasso(

@@ -24,6 +24,7 @@ from hpc.heartbeat import Heartbeat
 from hpc.losses import Losses
 from hpc.merge import merge
 from hpc.objective import Model, Objective
+from hpc.penalties import Penalties
 from hpc.progress import Shown, duration
 from hpc.pruning import Pruning
 from hpc.record import Record
@@ -54,6 +55,7 @@ class Parts:
     """Those whose gradients ``optimizer.clip_norm`` is of."""
     watch: Watch
     pruning: Pruning
+    penalties: Penalties
     feed: Feed
     fingerprint: str
     """Of the samples: a resumed run refuses others."""
@@ -156,7 +158,7 @@ class Engine:
     def _train(self) -> Pause:
         """Train until the ranks pause; why they do."""
         parts, place, clock = self.parts, self.place, self._clock
-        optimizer, exchange, pruning = parts.optimizer, parts.exchange, parts.pruning
+        optimizer, exchange, pruning, penalties = parts.optimizer, parts.exchange, parts.pruning, parts.penalties
         if not exchange.trains:
             return self._attend()
         self._set_rates()
@@ -172,10 +174,12 @@ class Engine:
             exchange.after_backward()
             clock.enter("optimizer")
             pruning.regularise()
+            penalties.regularise()
             if self._clip is not None:
                 nn.utils.clip_grad_norm_(parts.clipped, self._clip, foreach=True)
             optimizer.step()
             pruning.after_step(optimizer)
+            penalties.after_step(optimizer)
             optimizer.zero_grad(set_to_none=True)
             self._losses.add(loss.detach())
             clock.enter("exchange")

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc import alrao, cutting, data, device, exchange, network, optimizer, pointers
+from hpc import alrao, cutting, data, device, exchange, network, optimizer, penalties, pointers
 from hpc.checkpoint import Checkpoints, Loaded
 from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
@@ -157,7 +157,8 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs, mixture),
         clipped=alrao.trunk(model),
         watch=alrao.watch(config.optimizer, model, stepper),
-        pruning=cutting.build(config.pruning, config.optimizer, model, example.to(here), feed.some),
+        pruning=cutting.build(config.pruning, config.optimizer, model, example.to(here), feed.some, dataset.answers),
+        penalties=penalties.build(config.penalties, model, dataset.answers),
         fingerprint=fingerprint,
         data=dataset.about(),
         stop=stop,

@@ -12,6 +12,7 @@ from hpc.config.folder import check_folder
 from hpc.config.model import AlexNet, Custom, Lstm, Mlp, least_side, small_form
 from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
+from hpc.config.penalties import BnLassoPenalty, KinkedPenalty
 from hpc.config.pruning import BnLasso, Cutting, Norm, Scalp, ShrinkNets
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
@@ -37,6 +38,7 @@ def check(config: Config, local_ranks: int | None, world_size: int) -> None:
         *_losses(config),
         *_master(config, world_size),
         *_pruning(config, world_size),
+        *_penalties(config),
         *_told(lambda: check_folder(config)),
     ]
     if problems:
@@ -214,6 +216,31 @@ def _method(config: Config, pruning: Cutting) -> Iterator[str]:
         yield f"pruning.mix: it is for penalty: sparse_group_lasso, not for {pruning.penalty}; leave it out"
     if isinstance(pruning, ShrinkNets):
         yield from _switches(config, pruning)
+
+
+def _penalties(config: Config) -> Iterator[str]:
+    """Can penalties take proximal steps, and is there one such step for each weight?"""
+    taken: dict[bool, str] = {}  # is it on the scales of BatchNorms? then by what
+    pruning = config.pruning
+    of_itself = isinstance(pruning, Norm) and pruning.penalty != "l2" and pruning.proximal is None
+    if isinstance(pruning, Scalp | Norm | BnLasso) and (pruning.proximal or of_itself):
+        taken[isinstance(pruning, BnLasso)] = f"pruning.name: {pruning.name}, with proximal steps of its own"
+    for number, penalty in enumerate(config.penalties):
+        if not isinstance(penalty, KinkedPenalty) or not penalty.proximal:
+            continue
+        key = f"penalties.{number}.proximal: true"
+        if not isinstance(config.optimizer, Sgd):
+            yield (
+                f"{key} takes steps as long as the optimiser's, but those of optimizer.name: {config.optimizer.name} "
+                f"have another length for each unit or parameter; use sgd, or set it false"
+            )
+        scales = isinstance(penalty, BnLassoPenalty)
+        if scales in taken:
+            yield (
+                f"{key} is one of two proximal steps of the same weights (the other: {taken[scales]}), and one after "
+                f"the other they are the step of neither; set one false, or take sparse_group_lasso for two in one"
+            )
+        taken[scales] = f"penalties.{number}"
 
 
 def _switches(config: Config, pruning: ShrinkNets) -> Iterator[str]:

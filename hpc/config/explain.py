@@ -43,13 +43,17 @@ def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
             return _bad_choice(key, owner, problem["input"])
         case "literal_error":
             allowed = [word.strip("' ") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
-            says = f"got {given}{_suggest(str(problem['input']), allowed)}"
+            or_each = ", or {LAYER: factor, ...}" if leaf == "factors" and key.startswith("penalties") else ""
+            says = f"got {given}{_suggest(str(problem['input']), allowed)}{or_each}"
         case "missing" | "missing_argument":
             says = f"missing, and it has no default{_needed_by(owner)}; give it a value"
-        case "too_long" if key in {"penalties", "regularizers"}:
+        case "too_long" if key == "regularizers":
             says = f"got {given}, but none is available in this version; leave the list empty"
         case "dataclass_type" if "name" in known and isinstance(problem["input"], str):
-            says = f"got {given}, but it is a section; write {key}: {{name: {problem['input']}}}"
+            written = f"{{name: {problem['input']}}}"
+            says = f"got {given}, but it is a section; write {written if leaf.isdigit() else f'{key}: {written}'}"
+        case "tuple_type" if isinstance(problem["input"], dict) and "name" in problem["input"]:
+            says = f"got {given}, but it is a list of sections; write {key}: [{{name: {problem['input']['name']}, ...}}]"
         case "dataclass_type":
             says = f"got {given}, but it is a section with the keys {', '.join(known)}"
         case "string_type" if isinstance(problem["input"], bool | int | float | date):
@@ -106,9 +110,12 @@ def _resolve(loc: tuple[Any, ...], root: Any) -> tuple[str, Any, str]:
         if part in tagged:
             here = owner = tagged[part]
             continue
-        if str(part).partition("[")[0].removeprefix("constrained-") in _labels(here):
+        if str(part).partition("[")[0].removeprefix("constrained-").lower() in _labels(here):
             continue
         key.append(str(part))
+        if isinstance(part, int) and get_origin(here) in {tuple, list} and _dataclasses(get_args(here)[0]):
+            here = owner = get_args(here)[0]
+            continue
         sections = [kind for kind in _dataclasses(here) if hasattr(kind, "__dataclass_fields__")]
         hints = get_type_hints(sections[0], include_extras=True) if len(sections) == 1 else {}
         owner, here = (sections[0] if len(sections) == 1 else here), hints.get(str(part))
@@ -143,7 +150,7 @@ def _tags(hint: Any) -> Iterator[tuple[str, Any]]:
 def _labels(hint: Any) -> set[str]:
     """What pydantic calls the members of a union of plain types in a location, without what is in brackets."""
     kinds = [kind for tag, kind in _members(hint) if tag is None and kind is not type(None) and not is_dataclass(kind)]
-    return {(get_origin(kind) or kind).__name__ for kind in kinds} if len(kinds) > 1 else set()
+    return {(get_origin(kind) or kind).__name__.lower() for kind in kinds} if len(kinds) > 1 else set()
 
 
 def _dataclasses(hint: Any) -> list[Any]:

@@ -84,8 +84,12 @@ class Norm(Cutting):
     penalty: Literal["l2", "l1", "group_lasso", "sparse_group_lasso", "reversed_group_lasso"] = "group_lasso"
     """The penalty: the sum of squares, of absolute values, of the 2-norms of each unit's incoming weights, a mixture of
     the last two, or of the 2-norms of each unit's outgoing weights."""
-    strength: NonNegative = 1e-3
-    """The penalty's factor in the loss of a mini-batch."""
+    strength: NonNegative | None = 1e-3
+    """The penalty's factor in the loss of a mini-batch; null: 1 over the number of training samples."""
+    factors: Literal["usual", "bayesian"] = "usual"
+    """The factor of each layer, beside that: usual, 1 and for norms the root of how many weights they are of; or
+    bayesian, by the layer's size, so that the penalty is a prior from which weights could be drawn. See ``penalties``,
+    which has the formulas."""
     threshold: NonNegative = 1e-3
     """A unit goes when its incoming weights (reversed_group_lasso: its outgoing ones) have a 2-norm of at most this."""
     proximal: Flag | None = None

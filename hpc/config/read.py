@@ -95,10 +95,14 @@ def put(values: dict[str, Any], dotted: str, value: Any) -> None:
 def to_values(config: Config) -> dict[str, Any]:
     """Plain values (dicts, lists, numbers, text) of the resolved configuration."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    for section, value in plain.items():  # the choice first, its keys after
-        if isinstance(value, dict) and "name" in value:
-            plain[section] = {"name": value.pop("name"), **value}
-    return plain
+    return {section: _choice_first(value) for section, value in plain.items()}
+
+
+def _choice_first(value: Any) -> Any:
+    """A section, or a list of them, with the choice first and its keys after."""
+    if isinstance(value, list):
+        return [_choice_first(each) for each in value]
+    return {"name": value.pop("name"), **value} if isinstance(value, dict) and "name" in value else value
 
 
 def to_yaml(config: Config) -> str:

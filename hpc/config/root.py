@@ -6,6 +6,7 @@ from pydantic import Field
 
 from hpc.config.data import DataConfig, Digits
 from hpc.config.model import Mlp, ModelConfig
+from hpc.config.penalties import PenaltyConfig
 from hpc.config.pruning import NoPruning, PruningConfig
 from hpc.config.training import (
     Checkpoint,
@@ -42,8 +43,10 @@ class Config:
     """How the learning rate changes over the run."""
     early_stopping: EarlyStopping | None = None
     """When to end before the last epoch; null: never. With ``pruning`` that cuts, only in fine-tuning."""
-    penalties: Annotated[tuple[()], Field()] = ()
-    """Penalties on weights (none are available in this version)."""
+    penalties: tuple[PenaltyConfig, ...] = ()
+    """Penalties on weights, added to the loss, all of them. They are on the weights of linear layers, convolutions,
+    recurrent layers and embeddings, or on the scales of BatchNorms, and go on while a network is pruned and fine-tuned.
+    The losses of the record are the task's alone."""
     regularizers: Annotated[tuple[()], Field()] = ()
     """Regularisers on activations (none are available in this version)."""
     pruning: PruningConfig = NoPruning()

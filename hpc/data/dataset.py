@@ -105,6 +105,11 @@ class DataSet:
     std: Tensor
     labels: tuple[str, ...]
 
+    @property
+    def answers(self) -> int:
+        """Of how many answers the loss of all training samples is a mean: of a text, one for each character."""
+        return self.train.targets.numel() if self.task == "sequence" else len(self.train)
+
     def about(self) -> dict[str, Any]:
         """What whoever uses the trained network has to know, as plain values; without the samples."""
         return {

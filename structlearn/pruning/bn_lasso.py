@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from structlearn.penalties import L1, Penalty
+from structlearn.penalties.layers import batch_norms
 from structlearn.pruning.penalised import Penalised
-from structlearn.pruning.penalties import L1, Penalty
 from structlearn.pruning.pruner import Verdict
 from structlearn.structure.wide import wide_type
 
@@ -61,11 +61,8 @@ class BnLasso(Penalised):
             )
 
     def _scales(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{name}.weight" if name else "weight": module.weight
-            for name, module in self.structure.model.named_modules()
-            if isinstance(module, _BatchNorm) and module.weight is not None and module.weight.requires_grad
-        }
+        norms = batch_norms(self.structure.model)
+        return {f"{norm.name}.weight" if norm.name else "weight": norm.tensor for norm in norms}
 
     def _build(self) -> Penalty:
         return L1(list(self._scales().values()))

@@ -12,7 +12,7 @@ from structlearn.structure.wide import line, wide
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from structlearn.pruning.weights import Side
+    from structlearn.penalties.layers import Side
     from structlearn.structure import Place, Structure
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 
 from structlearn.checks import check_choice
-from structlearn.pruning.penalised import Penalised, check_proximal
-from structlearn.pruning.penalties import L1, L2, GroupLasso, Penalty
+from structlearn.penalties import L1, L2, GroupLasso, Penalty
+from structlearn.penalties.proximal import check_proximal
+from structlearn.pruning.penalised import Penalised
 from structlearn.pruning.pruner import Verdict
 from structlearn.pruning.sigmas import scaled_layers
 from structlearn.pruning.weights import groups_of, weights_of

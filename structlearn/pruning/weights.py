@@ -1,67 +1,20 @@
-"""What is penalised: the weights of a network, and the groups that they lie in."""
+"""What is penalised: the weights of a network, and the groups that they lie in, by its structure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from structlearn.structure.wide import line, wide
+from structlearn.penalties import Entries, Groups
+from structlearn.penalties.layers import Side, Weight, axes_of, inputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from structlearn.structure import Structure
-
-Side = Literal["in", "out"]
-"""Of a unit's weights: "out" are its incoming ones, where its outputs are made; "in" its outgoing ones, where others
-take it in. These are the roles of places in :mod:`structlearn.structure`."""
-
-COLUMNS: Final = (nn.Embedding, nn.EmbeddingBag)
-
-
-class Weight(NamedTuple):
-    """One tensor of weights between inputs and outputs."""
-
-    name: str
-    tensor: nn.Parameter
-    axes: dict[Side, int]
-    """Where its inputs ("in") and its outputs ("out") are."""
-
-
-class Groups:
-    """A partition of weights into groups: each entry of one axis of each weight, with all behind it, is in one of them.
-
-    Args:
-        axes: For each weight, that axis.
-        index: For each weight, int64 [length of that axis]: the group of each entry.
-        count: How many groups there are; those of sets without such weights are empty.
-        sizes: [groups], float64: how many numbers are in each.
-    """
-
-    def __init__(self, axes: Sequence[int], index: Sequence[Tensor], count: int, sizes: Tensor) -> None:
-        self.axes, self.index, self.count, self.sizes = list(axes), list(index), count, sizes
-        self._all = torch.cat(self.index)
-
-    def sums(self, tensors: Sequence[Tensor]) -> Tensor:
-        """[groups]: the sum over each group, of tensors shaped as the weights are; float32 or wider."""
-        lines = torch.cat([line(wide(tensor), axis) for tensor, axis in zip(tensors, self.axes, strict=True)])
-        return lines.new_zeros(self.count).index_add(0, self._all, lines)
-
-    def norms(self, tensors: Sequence[Tensor]) -> Tensor:
-        """[groups]: the 2-norm of each group; differentiable, with the gradient 0 where it is 0."""
-        sums = self.sums([wide(tensor).square() for tensor in tensors])
-        return torch.where(sums > 0, sums, 1.0).sqrt() * (sums > 0)
-
-    def spread(self, values: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each group's value, for each of the tensors in a shape that broadcasts to its own."""
-        parts = values[self._all].split([len(each) for each in self.index])
-        return [
-            part.view([-1 if each == axis else 1 for each in range(tensor.dim())])
-            for part, axis, tensor in zip(parts, self.axes, tensors, strict=True)
-        ]
 
 
 def weights_of(structure: Structure) -> list[Weight]:
@@ -78,7 +31,7 @@ def weights_of(structure: Structure) -> list[Weight]:
     found: dict[str, dict[Side, int]] = {}
     for prefix, module in model.named_modules():
         for key, parameter in module.named_parameters(prefix, recurse=False):
-            if parameter.dim() > 1 and (axes := _axes(module, key)):
+            if parameter.dim() > 1 and (axes := axes_of(module, key)):
                 found[key] = axes
     for coupled in structure.sets.values():
         for place in coupled.places:
@@ -89,7 +42,11 @@ def weights_of(structure: Structure) -> list[Weight]:
                     axes[place.role], axes[other] = place.axis, int(place.axis == 0)
     named = dict(model.named_parameters())  # a shared weight once, under its first name
     weights = [
-        Weight(name, named[name], axes) for name, axes in found.items() if name in named and named[name].requires_grad
+        Weight(
+            name, named[name], axes, inputs_of(model.get_submodule(name.rpartition(".")[0]), named[name], axes["out"])
+        )
+        for name, axes in found.items()
+        if name in named and named[name].requires_grad
     ]
     if not weights:
         raise ValueError(
@@ -126,22 +83,25 @@ def groups_of(structure: Structure, weights: Sequence[Weight], side: Side) -> Gr
         0, torch.cat(index), torch.tensor(each_size, dtype=torch.float64).repeat_interleave(lengths)
     )
     device = weights[0].tensor.device
-    return Groups(
-        [weight.axes[side] for weight in weights], [each.to(device) for each in index], count, sizes.to(device)
-    )
+    entries = [Entries((weight.axes[side],)) for weight in weights]
+    return Groups(entries, [each.to(device) for each in index], count, sizes.to(device))
 
 
-def _axes(module: nn.Module, key: str) -> dict[Side, int] | None:
-    """Of a parameter that belongs to one of torch's layers, by its name."""
-    leaf = key.rpartition(".")[2]
-    if isinstance(module, nn.RNNBase):
-        return {"in": 1, "out": 0} if leaf.startswith("weight") else None
-    if leaf != "weight":
-        return None
-    if isinstance(module, COLUMNS):
-        return {"in": 0, "out": 1}
-    if isinstance(module, _ConvNd):
-        if module.groups == module.in_channels > 1:
-            return None
-        return {"in": 0, "out": 1} if isinstance(module, _ConvTransposeNd) else {"in": 1, "out": 0}
-    return {"in": 1, "out": 0} if isinstance(module, nn.Linear) else None
+def inputs_by_group(groups: Groups, weights: Sequence[Weight], side: Side) -> Tensor:
+    """[groups], float64: P of each group of :func:`groups_of` (:mod:`structlearn.penalties.factors`).
+
+    Of incoming weights it is the sum over all places of them, so that all that a unit adds up has together the second
+    moment 1: over both ways into a residual sum, over all gates of a cell. Outgoing weights lie in other units; where
+    these have different P it is the harmonic mean, weighted by how many weights there are, so that the group has the
+    second moment that its weights have together by their own P.
+    """
+    index = [each.cpu() for each in groups.index]
+    lengths = torch.tensor([len(each) for each in index])
+    inputs = torch.tensor([weight.inputs for weight in weights], dtype=torch.float64)
+    if side == "in":
+        sizes = torch.tensor([weight.tensor.numel() for weight in weights], dtype=torch.float64) / lengths
+        inputs = sizes / inputs
+    found = torch.zeros(groups.count, dtype=torch.float64)
+    found.index_add_(0, torch.cat(index), inputs.repeat_interleave(lengths))
+    found = found.to(groups.sizes.device)
+    return found if side == "out" else torch.where(found > 0, groups.sizes / found, 0.0)

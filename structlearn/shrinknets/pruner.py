@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from structlearn.checks import check_positive
+from structlearn.penalties import L1, L2, Penalty
 from structlearn.pruning import Pruner, Verdict
-from structlearn.pruning.penalties import L1, L2, Penalty
 from structlearn.shrinknets.killing import rule as rule_of
 from structlearn.shrinknets.switch import Switch
 from structlearn.structure.wide import wide_type

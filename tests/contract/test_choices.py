@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 # ruff: noqa: E402 - what follows needs torch
 from hpc.config import data, files, model, training
+from hpc.config import penalties as penalties_config
 from hpc.config import pruning as pruning_config
 from hpc.config.read import validate
 from structlearn.models import ACTIVATIONS, MODELS
@@ -106,7 +107,7 @@ def test_every_pruning_can_be_built_with_the_defaults_of_its_method(name: str) -
     )
     example = torch.rand(4, 3)
     network = cutting.wrap(config, network, example, 0)
-    pruner = cutting.build(config, whole.optimizer, network, example, lambda: example)._pruner
+    pruner = cutting.build(config, whole.optimizer, network, example, lambda: example, 8)._pruner
     assert type(pruner).__name__.lower() == name.replace("_", "")
     defaults = {
         each.name: each.default
@@ -117,3 +118,25 @@ def test_every_pruning_can_be_built_with_the_defaults_of_its_method(name: str) -
     for field in fields(config):
         key, value = renamed.get(field.name, field.name), getattr(config, field.name)
         assert key not in defaults or value in {None, defaults[key]}, field.name  # None: the method's own
+
+
+PENALTIES = sections(penalties_config.PenaltyConfig)
+
+
+def test_every_penalty_can_be_chosen_and_nothing_else() -> None:
+    from structlearn.penalties.network import NAMES
+
+    assert set(PENALTIES) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_every_penalty_can_be_built_with_the_defaults_of_penalise(name: str) -> None:
+    from hpc import penalties
+    from structlearn.penalties import penalise
+
+    network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+    chosen = validate({"penalties": [{"name": name}]}).penalties
+    (made,) = penalties.build(chosen, network, 50)._penalties
+    alone = penalise(network, name, strength=1 / 50)
+    assert made.value() == alone.value()
+    assert (made.strength, made.proximal, made.layers) == (0.02, alone.proximal, alone.layers)

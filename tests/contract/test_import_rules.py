@@ -74,8 +74,12 @@ PLANTED = {
         ("structlearn/structure/utils.py", ""),
     ],
     "inside structlearn.pruning": [
-        ("structlearn/pruning/penalties.py", "import structlearn.pruning.norm"),
+        ("structlearn/pruning/weights.py", "import structlearn.pruning.norm"),
         ("structlearn/pruning/utils.py", ""),
+    ],
+    "inside structlearn.penalties": [
+        ("structlearn/penalties/base.py", "import structlearn.penalties.network"),
+        ("structlearn/penalties/utils.py", ""),
     ],
     "inside structlearn.shrinknets": [
         ("structlearn/shrinknets/switch.py", "import structlearn.shrinknets.killing"),

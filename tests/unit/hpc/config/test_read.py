@@ -19,6 +19,7 @@ from hpc.config.read import (
     to_yaml,
     validate,
 )
+from hpc.config.penalties import L1Penalty
 from hpc.config.root import Config
 from hpc.config.training import Adam, Cosine, PerSyn, Sgd
 from hpc.errors import ConfigError
@@ -74,6 +75,15 @@ def test_a_section_can_be_given_whole(tmp_path: Path) -> None:
     path = written(tmp_path, "early_stopping: {patience: 3}")
     assert read(path, ["--early_stopping", "null"]).early_stopping is None
     assert read(None, ["--exchange", "{name: persyn, tau: 4}"]).exchange == PerSyn(tau=4)
+
+
+def test_a_list_of_sections_is_given_whole(tmp_path: Path) -> None:
+    path = written(tmp_path, "penalties: [{name: l2, strength: 1}, {name: bn_lasso}]")
+    assert [penalty.name for penalty in read(path).penalties] == ["l2", "bn_lasso"]
+    assert read(path, ["--penalties", "[{name: l1}]"]).penalties == (L1Penalty(name="l1"),)
+    given = read(None, ["--penalties=[{name: l1, factors: {head: 2}, strength: 0.1}]"]).penalties
+    assert given == (L1Penalty(name="l1", factors={"head": 2.0}, strength=0.1),)
+    assert read(path, ["--penalties", "[]"]).penalties == ()
 
 
 @pytest.mark.parametrize(

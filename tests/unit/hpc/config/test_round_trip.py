@@ -38,6 +38,8 @@ def values_of(hint: Any, limits: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]
     elif origin is tuple and inner[-1] is Ellipsis:
         least = [limit.min_length for limit in flat_limits(limits) if isinstance(limit, annotated_types.MinLen)]
         made = st.lists(values_of(inner[0]), min_size=sum(least), max_size=4).map(tuple)
+    elif origin is dict:
+        made = st.dictionaries(values_of(inner[0]), values_of(inner[1]), min_size=1, max_size=3)
     elif origin is tuple:
         made = st.tuples(*map(values_of, inner))
     else:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from structlearn.pruning.penalties import L1, L2, GroupLasso, SparseGroupLasso
-from structlearn.pruning.weights import Groups, groups_of, weights_of
+from structlearn.penalties import L1, L2, Entries, GroupLasso, Groups, SparseGroupLasso
+from structlearn.pruning.weights import groups_of, weights_of
 from structlearn.structure import Structure
 
 support = runpy.run_path(str(Path(__file__).parents[3] / "support" / "prunable.py"))
@@ -41,7 +41,7 @@ def toy(entries, index, factors=None):
     numbers = torch.tensor(index)
     count = int(numbers.max()) + 1
     sizes = torch.zeros(count, dtype=torch.float64).index_add(0, numbers, torch.full((len(index),), 6.0).double())
-    groups = Groups([0, 1], [numbers, numbers], count, sizes)
+    groups = Groups([Entries((0,)), Entries((1,))], [numbers, numbers], count, sizes)
     return GroupLasso([one, two], groups, factors), one, two
 
 
@@ -142,7 +142,7 @@ def test_the_proximal_step_minimises_its_objective(kind):
     start[3] *= 0.05  # a group that goes
     weight = nn.Parameter(start.clone())
     factors = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
-    groups = Groups([0], [index], 3, torch.tensor([6.0, 3.0, 3.0], dtype=torch.float64))
+    groups = Groups([Entries((0,))], [index], 3, torch.tensor([6.0, 3.0, 3.0], dtype=torch.float64))
     lasso = GroupLasso([weight], groups, factors)
     penalty = {
         "l2": L2([weight]),
