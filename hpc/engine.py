@@ -167,9 +167,9 @@ class Engine:
             if self.schedule.changes_within_epoch(place.step):
                 self._set_rates()
             clock.enter("forward")
-            loss = parts.objective(self._forward, inputs, targets)
+            minimised, loss = parts.objective(self._forward, inputs, targets)
             clock.enter("backward")
-            loss.backward()
+            minimised.backward()
             clock.enter("exchange")
             exchange.after_backward()
             clock.enter("optimizer")
@@ -181,7 +181,7 @@ class Engine:
             pruning.after_step(optimizer)
             penalties.after_step(optimizer)
             optimizer.zero_grad(set_to_none=True)
-            self._losses.add(loss.detach())
+            self._losses.add(loss)
             clock.enter("exchange")
             self.taken += 1
             parts.watch.after_step(self.taken)
@@ -218,6 +218,7 @@ class Engine:
         lr = parts.optimizer.param_groups[0]["lr"]
         parts.model.eval()
         if parts.pruning.cut(place.epoch + 1, parts.exchange, parts.optimizer):
+            parts.objective.regularizers.restructured()
             self._forward = self._compiled()
         with parts.exchange.consensus(), parts.watch.consensus(parts.comm):
             valid, test = self._evaluate("valid"), self._evaluate("test")
@@ -492,6 +493,7 @@ class Engine:
         parts.exchange.load_state_dict(shrunk.exchange)
         if shrunk.cut.plan:
             parts.pruning.follow(shrunk.cut, parts.exchange, parts.optimizer)
+            parts.objective.regularizers.restructured()
         self._forward = self._compiled()  # the network may have been cut, now or when the loss was noticed
         parts.exchange.consensus_errors += sorted(consensus_errors.items())
         self._share_out(shrunk.steps, before, ranks_before)

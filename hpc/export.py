@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpc import alrao, cutting, network
+from hpc import alrao, cutting, network, regularizers
 from hpc.alone import Alone
 from hpc.checkpoint import Checkpoints
 from hpc.config.folder import CHECKPOINTS, frozen, read_status, write_atomically
@@ -151,9 +151,11 @@ def built(config: Config, shared: Mapping[str, Any]) -> nn.Module:
     sizes = SimpleNamespace(input_shape=tuple(data["input_shape"]), outputs=data["outputs"])
     model = cutting.wrap(config.pruning, network.build(config.model, sizes, config.seed), _example(data), config.seed)
     model = alrao.wrap(config.optimizer, model, data["task"], config.seed)
+    attached = regularizers.attach(config.regularizers, model, _example(data))
     if plan := Plan.from_dict(shared["pruning"].get("plan", {})):
         Structure(model, _example(data)).apply(plan)
     model.load_state_dict(shared["answer"])
+    attached.remove()
     return model
 
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
 from hpc.errors import RunError
+from hpc.regularizers import Regularizers
 from structlearn.alrao import Alrao
 
 Model = Callable[[torch.Tensor], torch.Tensor]
@@ -19,7 +20,7 @@ Task = Literal["classification", "regression", "sequence"]
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a task. Penalties and regularisers add their terms here, so that the loop never asks.
+    """The loss of a task. Regularisers act here, so that the loop never asks.
 
     Attributes:
         task: classification (cross-entropy), sequence (the same, at each place of a sequence), or regression
@@ -28,6 +29,7 @@ class Objective:
         precision: of the forward pass; bfloat16 runs it under autocast.
         outputs: the least width of an answer (classes, characters, targets).
         mixture: the network, where its loss in training is that of a mixture of heads.
+        regularizers: what changes the targets of a step, and adds to its loss.
     """
 
     task: Task
@@ -35,10 +37,13 @@ class Objective:
     precision: torch.dtype
     outputs: int = 0
     mixture: Alrao | None = None
+    regularizers: Regularizers = field(default_factory=Regularizers)
 
-    def __call__(self, model: Model, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch, a scalar that gradients flow from."""
-        return self.loss(self.answer(model, inputs), targets)
+    def __call__(self, model: Model, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a batch to train on: (what is minimised, a scalar that gradients flow from; the task's part of it)."""
+        targets = self.regularizers.targets(targets)
+        loss = self.loss(self.answer(model, inputs), targets)
+        return self.regularizers.added(loss, targets), loss.detach()
 
     def answer(self, model: Model, inputs: torch.Tensor) -> torch.Tensor:
         """The network's answer to a batch, in float32."""

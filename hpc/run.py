@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc import alrao, cutting, data, device, exchange, network, optimizer, penalties, pointers
+from hpc import alrao, cutting, data, device, exchange, network, optimizer, penalties, pointers, regularizers
 from hpc.checkpoint import Checkpoints, Loaded
 from hpc.communicator import Communicator
 from hpc.config.folder import CHECKPOINTS, RECORD, check_same, freeze, trained
@@ -143,7 +143,9 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     )
     example = torch.zeros(2, *dataset.input_shape, dtype=torch.int64 if dataset.task == "sequence" else None)
     model = cutting.wrap(config.pruning, network.build(config.model, dataset, config.seed), example, config.seed)
-    model = alrao.wrap(config.optimizer, model, dataset.task, config.seed).to(here)
+    model = alrao.wrap(config.optimizer, model, dataset.task, config.seed)
+    attached = regularizers.attach(config.regularizers, model, example)
+    model = model.to(here)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(seed_for(config.seed, "forward", comm.rank))  # dropout differs from rank to rank
@@ -154,7 +156,9 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
         device=here,
         model=model,
         optimizer=stepper,
-        objective=Objective(dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs, mixture),
+        objective=Objective(
+            dataset.task, here, getattr(torch, config.compute.precision), dataset.outputs, mixture, attached
+        ),
         clipped=alrao.trunk(model),
         watch=alrao.watch(config.optimizer, model, stepper),
         pruning=cutting.build(config.pruning, config.optimizer, model, example.to(here), feed.some, dataset.answers),

@@ -47,13 +47,13 @@ def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
             says = f"got {given}{_suggest(str(problem['input']), allowed)}{or_each}"
         case "missing" | "missing_argument":
             says = f"missing, and it has no default{_needed_by(owner)}; give it a value"
-        case "too_long" if key == "regularizers":
-            says = f"got {given}, but none is available in this version; leave the list empty"
         case "dataclass_type" if "name" in known and isinstance(problem["input"], str):
             written = f"{{name: {problem['input']}}}"
             says = f"got {given}, but it is a section; write {written if leaf.isdigit() else f'{key}: {written}'}"
         case "tuple_type" if isinstance(problem["input"], dict) and "name" in problem["input"]:
-            says = f"got {given}, but it is a list of sections; write {key}: [{{name: {problem['input']['name']}, ...}}]"
+            says = (
+                f"got {given}, but it is a list of sections; write {key}: [{{name: {problem['input']['name']}, ...}}]"
+            )
         case "dataclass_type":
             says = f"got {given}, but it is a section with the keys {', '.join(known)}"
         case "string_type" if isinstance(problem["input"], bool | int | float | date):

@@ -1,13 +1,12 @@
 """The whole configuration of one run."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from hpc.config.data import DataConfig, Digits
 from hpc.config.model import Mlp, ModelConfig
 from hpc.config.penalties import PenaltyConfig
 from hpc.config.pruning import NoPruning, PruningConfig
+from hpc.config.regularizers import RegularizerConfig
 from hpc.config.training import (
     Checkpoint,
     Compute,
@@ -47,8 +46,9 @@ class Config:
     """Penalties on weights, added to the loss, all of them. They are on the weights of linear layers, convolutions,
     recurrent layers and embeddings, or on the scales of BatchNorms, and go on while a network is pruned and fine-tuned.
     The losses of the record are the task's alone."""
-    regularizers: Annotated[tuple[()], Field()] = ()
-    """Regularisers on activations (none are available in this version)."""
+    regularizers: tuple[RegularizerConfig, ...] = ()
+    """What acts within the network while it is trained, or between it and the data, all of them; never in evaluation.
+    They go with every exchange, optimiser and pruning. The losses of the record are the task's alone."""
     pruning: PruningConfig = NoPruning()
     """How the network changes its structure. Units go at the ends of epochs, on all ranks alike. Once neither their
     number nor the best validation accuracy (of a regression, the loss) has improved for ``patience`` epochs, the run

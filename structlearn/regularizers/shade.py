@@ -56,10 +56,10 @@ class Averages(nn.Module):
     @torch.no_grad()
     def _take(self, sums: Moments, samples: int) -> None:
         """B Alg. 5. Where a unit never finds its pattern p^1 goes to 0, and so does its mean: 0 / 0 would be none."""
-        p0, p0_y, y = (each / samples for each in sums)
+        p0, p0_y, p1_y = (each / samples for each in sums)
         self.present.lerp_(1 - p0, 1 - MEMORY)
         self.mean0.lerp_(p0_y / (1 - self.present).clamp(min=_TINY), 1 - MEMORY)
-        self.mean1.lerp_((y - p0_y) / self.present.clamp(min=_TINY), 1 - MEMORY)
+        self.mean1.lerp_(p1_y / self.present.clamp(min=_TINY), 1 - MEMORY)
 
 
 class Sites(nn.ModuleList):
@@ -76,10 +76,14 @@ class Sites(nn.ModuleList):
         self._terms[self._call] = self[self._call](y, self._strength)
         self._call = (self._call + 1) % len(self)
 
+    def begin(self) -> None:
+        """Another forward pass begins, however the last one ended."""
+        self._call = 0
+
     def take(self) -> list[Tensor]:
         """The terms of the last forward pass."""
         terms = list(self._terms.values())
-        self._terms, self._call = {}, 0
+        self._terms = {}
         return terms
 
 
@@ -116,8 +120,7 @@ class Shade(Regularizer):
             )
         if self.sites:
             raise ValueError("this network has SHADE already; attach it once")
-        device = next((each.device for each in model.parameters()), torch.device("cpu"))
-        self._attach(found, device)
+        self._attach(found)
 
     def loss(self, targets: Tensor | None = None) -> Tensor | None:
         """The term of the last forward pass; targets play no part. None if there was none in training."""
@@ -142,16 +145,19 @@ class Shade(Regularizer):
         for module in self.model.modules():
             unhook(module, _Watch)
 
-    def _attach(self, found: Calls, device: torch.device) -> None:
-        """Hooks are functions of modules, so that they are copied and pickled with the network."""
-        for name, places in found.modules.items():
+    def _attach(self, found: Calls) -> None:
+        """Hooks are of modules, or of what is copied and pickled with them."""
+        like = next((each for each in self.model.parameters() if each.is_floating_point()), torch.zeros(()))
+        watch = _Watch()
+        for name, places in [*found.modules.items(), *([("", found.functions)] if found.functions else [])]:
             layer = self.model.get_submodule(name)
-            layer.add_module(NAME, Sites(places, self.strength).to(device))
-            layer.register_forward_pre_hook(_look)
+            sites = Sites(places, self.strength).to(like.device, torch.promote_types(like.dtype, torch.float32))
+            layer.add_module(NAME, sites)
+            watch.sites.append(sites)
+            if name:
+                layer.register_forward_pre_hook(_look)
+        self.model.register_forward_pre_hook(watch.begin)
         if found.functions:
-            self.model.add_module(NAME, Sites(found.functions, self.strength).to(device))
-            watch = _Watch()
-            self.model.register_forward_pre_hook(watch.begin)
             self.model.register_forward_hook(watch.end, always_call=True)
             for name in found.modules:
                 layer = self.model.get_submodule(name)
@@ -167,17 +173,20 @@ def _look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 class _Watch:
-    """Shows a network's averages what its functions rectify, but not those that a rectifying module calls."""
+    """Sees forward passes begin; shows the averages what functions rectify, but not those that a module calls."""
 
     def __init__(self) -> None:
+        self.sites: list[Sites] = []
         self._mode: Functions | None = None
         self._inside = 0
 
     def begin(self, model: nn.Module, _: Any) -> None:
         """The network is called."""
-        if model.training:
-            self._inside = 0
-            self._mode = Functions(lambda y: None if self._inside else model.get_submodule(NAME).see(y))  # type: ignore[operator]
+        self._inside = 0
+        for sites in self.sites:
+            sites.begin()
+        if model.training and isinstance(own := getattr(model, NAME, None), Sites):
+            self._mode = Functions(lambda y: None if self._inside else own.see(y))
             self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def end(self, *_: Any) -> None:

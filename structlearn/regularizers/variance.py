@@ -19,11 +19,14 @@ one core with 128 x 64 x 32 x 32 values: 2.5 times as fast as all at once."""
 
 
 class Moments(NamedTuple):
-    """Sums over samples, for each unit [C]: of p0 = exp(-relu(y)), of p0 y, and of y."""
+    """Sums over samples, for each unit [C]. With p1 = 1 - p0 they are exact where a unit is never above 0."""
 
     p0: Tensor
+    """Of exp(-relu(y))."""
     p0_y: Tensor
-    y: Tensor
+    """Of p0 y."""
+    p1_y: Tensor
+    """Of (1 - p0) y."""
 
 
 def latent_variance(
@@ -34,7 +37,7 @@ def latent_variance(
     With p1 = 1 - exp(-relu(y)) and p0 = exp(-relu(y)). Samples are all entries of a unit: examples, and the positions
     of a map. B 4.11 drops the 1/K of B 4.10; here it is the mean.
 
-    From (y - m1)^2 + p0 (m1 - m0) (2 y - m0 - m1), which is the same, four sums for each unit make both this and what
+    From (y - m1)^2 + p0 (m1 - m0) (2 y - m0 - m1), which is the same, five sums for each unit make both this and what
     the running averages need. The gradient with respect to y is that of B App. B.2 with sigma = p1:
 
         2 (y - m1) + 2 p0 (m1 - m0) - [y > 0] p0 (m1 - m0) (2 y - m0 - m1)
@@ -49,8 +52,8 @@ def latent_variance(
         scale: The factor of the answer; not of the moments.
         room: Keeps the memory of the gradient from step to step: fresh memory costs a CPU as much as all else here.
     """
-    loss, p0, p0_y, total = _LatentVariance.apply(y, axis % y.dim(), mean0, mean1, scale, room or Room())  # type: ignore[no-untyped-call]
-    return loss, Moments(p0, p0_y, total)
+    loss, *moments = _LatentVariance.apply(y, axis % y.dim(), mean0, mean1, scale, room or Room())  # type: ignore[no-untyped-call]
+    return loss, Moments(*moments)
 
 
 class Room:
@@ -120,27 +123,28 @@ def _latent_variance(
     start, turned = -2 * factor * m0, factor * (m1 - m0)
     parts = _parts(y)
     outs = _parts(slope) if slope.numel() else ()
-    p0, turn = (torch.empty_like(parts[0], dtype=mean0.dtype) for _ in range(2))
+    above, p0, turn = (torch.empty_like(parts[0], dtype=mean0.dtype) for _ in range(3))
     sums = []
     for number, part in enumerate(parts):
         value = part.to(mean0.dtype)
         if len(value) < len(p0):  # the last part of a batch
-            p0, turn = p0[: len(value)], turn[: len(value)]
-        torch.neg(value, out=p0).clamp_(max=0.0).exp_()
-        torch.addcmul(minus_two, p0, torch.add(middle, value, alpha=-2, out=turn), out=turn)
+            above, p0, turn = above[: len(value)], p0[: len(value)], turn[: len(value)]
+        torch.clamp(value, min=0.0, out=above)
+        torch.neg(above, out=p0).exp_()
         squares = torch.linalg.vector_norm(value, dim=others).square()
-        sums += [p0.sum(others), turn.sum(others), value.sum(others), squares]
+        sums += [value.sum(others), squares, p0.sum(others), above.sum(others), above.mul_(p0).sum(others)]
         if outs:  # masks of bools would take as long as all the rest
+            torch.addcmul(minus_two, p0, middle, out=turn).sub_(above, alpha=2)
             torch.ops.aten.threshold_backward.grad_input(turn, value, 0, grad_input=turn)
             own = outs[number] if slope.dtype == value.dtype else p0
             torch.add(start, value, alpha=2 * factor, out=own).addcmul_(turn, turned)
             if own is p0:
                 outs[number].copy_(own)
-    p0_sum, turns, total, squares = torch.stack(sums).view(len(parts), 4, units).sum(0)
-    p0_y = ((mean0 + mean1 + 2) * p0_sum - turns) / 2 - samples
+    total, squares, p0_sum, above_sum, p0_above = torch.stack(sums).view(len(parts), 5, units).sum(0)
+    p0_y = total - above_sum + p0_above
     spread = squares - mean1 * (2 * total - samples * mean1)
     spread = spread + (mean1 - mean0) * (2 * p0_y - (mean0 + mean1) * p0_sum)
-    return factor * spread.sum(), p0_sum.clone(), p0_y, total.clone()
+    return factor * spread.sum(), p0_sum.clone(), p0_y, above_sum - p0_above
 
 
 @_latent_variance.register_fake

@@ -105,8 +105,8 @@ def by_hand(values, ranks, tau):
             of_step = []
             for (model, stepper, _), (inputs, targets) in zip(workers, batches, strict=True):
                 stepper.zero_grad()
-                loss = objective(model, inputs, targets)
-                loss.backward()
+                minimised, loss = objective(model, inputs, targets)
+                minimised.backward()
                 stepper.step()
                 of_step.append(loss.item())
             seen.append(np.mean(of_step))
