@@ -59,10 +59,9 @@ def test_the_loss_is_that_of_the_source(shape, axis, size, seed, cached):
     flat = y.movedim(axis, -1).reshape(-1, shape[axis]).numpy()
     assert loss.item() == pytest.approx(by_hand(flat, mean0.numpy(), mean1.numpy()), rel=1e-9, abs=1e-9)
     absent = np.exp(-np.maximum(flat, 0))
-    for found, expected in zip(
-        moments, (absent.sum(0), (absent * flat).sum(0), ((1 - absent) * flat).sum(0)), strict=True
-    ):
-        np.testing.assert_allclose(found.numpy(), each, rtol=1e-9, atol=1e-9 * size)
+    exact = (absent.sum(0), (absent * flat).sum(0), ((1 - absent) * flat).sum(0))
+    for found, expected in zip(moments, exact, strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9 * size)
 
 
 @settings(max_examples=60, deadline=None)
