@@ -53,7 +53,9 @@ def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
             written = f"{{name: {problem['input']}}}"
             says = f"got {given}, but it is a section; write {written if leaf.isdigit() else f'{key}: {written}'}"
         case "tuple_type" if isinstance(problem["input"], dict) and "name" in problem["input"]:
-            says = f"got {given}, but it is a list of sections; write {key}: [{{name: {problem['input']['name']}, ...}}]"
+            says = (
+                f"got {given}, but it is a list of sections; write {key}: [{{name: {problem['input']['name']}, ...}}]"
+            )
         case "dataclass_type":
             says = f"got {given}, but it is a section with the keys {', '.join(known)}"
         case "string_type" if isinstance(problem["input"], bool | int | float | date):

@@ -38,7 +38,50 @@ CONFIGURATION: Final = [
     config("a word where a section belongs", "model: mlp", "model: got 'mlp'", "write model: {name: mlp}"),
     config("a list where a section belongs", "compute: [cpu]", "compute: got ['cpu']", "device"),
     config("a section without a key that it needs", "exchange: {name: persyn}", "exchange.tau: missing", "persyn"),
-    config("a penalty: there is none yet", "penalties: [{name: l1}]", "penalties: got", "leave the list empty"),
+    config(
+        "a regulariser: there is none yet", "regularizers: [{name: l1}]", "regularizers: got", "leave the list empty"
+    ),
+    config("a penalty that does not exist", "penalties: [{name: l3}]", "penalties.0.name: got 'l3'", "group_lasso"),
+    config("a penalty that is not in a list", "penalties: {name: l1}", "it is a list", "penalties: [{name: l1, ...}]"),
+    config(
+        "the key of another penalty",
+        "penalties: [{name: l2, proximal: true}]",
+        "penalties.0.proximal: unknown key",
+        "allowed: strength, factors, name",
+    ),
+    config(
+        "factors by an unknown rule",
+        "penalties: [{name: l1, factors: baysian}]",
+        "penalties.0.factors: got 'baysian'",
+        "did you mean bayesian?",
+        "{LAYER: factor, ...}",
+    ),
+    config(
+        "factors of a layer that is not there",
+        "penalties: [{name: l1, factors: {haed: 1}}]",
+        "penalties.0: l1 does not suit this network",
+        "'haed' (did you mean 'head'?)",
+        late=True,
+    ),
+    config(
+        "a penalty on BatchNorms, of which there are none",
+        "penalties: [{name: bn_lasso}]",
+        "penalties.0: bn_lasso does not suit this network",
+        "BatchNorm",
+        late=True,
+    ),
+    config(
+        "two proximal steps of the same weights",
+        "penalties: [{name: l1, proximal: true}, {name: group_lasso, proximal: true}]",
+        "penalties.1.proximal: true is one of two",
+        "sparse_group_lasso",
+    ),
+    config(
+        "proximal steps of a penalty after those of Adam",
+        "penalties: [{name: l1, proximal: true}]\noptimizer: {name: adam}",
+        "penalties.0.proximal: true",
+        "use sgd",
+    ),
     config(
         "several mistakes at once",
         "epochs: -1\nsede: 3\ndata: {name: digits, batch_size: 0}",

@@ -6,6 +6,7 @@ import pytest
 
 from hpc.config.data import Digits, ImageFiles
 from hpc.config.model import Custom, Mlp
+from hpc.config.penalties import L1Penalty
 from hpc.config.read import (
     NOT_IDENTITY,
     differences,
@@ -19,7 +20,6 @@ from hpc.config.read import (
     to_yaml,
     validate,
 )
-from hpc.config.penalties import L1Penalty
 from hpc.config.root import Config
 from hpc.config.training import Adam, Cosine, PerSyn, Sgd
 from hpc.errors import ConfigError
