@@ -19,7 +19,9 @@ Task = Literal["classification", "regression", "sequence"]
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a task. Penalties and regularisers add their terms here, so that the loop never asks.
+    """The loss of a task. Regularisers add their terms here, so that the loop never asks.
+
+    Penalties on weights do not: they add gradients to what backward has left (``hpc.penalties``).
 
     Attributes:
         task: classification (cross-entropy), sequence (the same, at each place of a sequence), or regression
