@@ -22,6 +22,8 @@ Task = Literal["classification", "regression", "sequence"]
 class Objective:
     """The loss of a task. Regularisers act here, so that the loop never asks.
 
+    Penalties on weights do not: they add gradients to what backward has left (``hpc.penalties``).
+
     Attributes:
         task: classification (cross-entropy), sequence (the same, at each place of a sequence), or regression
             (mean squared error over samples and targets).

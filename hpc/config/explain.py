@@ -47,15 +47,8 @@ def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
             says = f"got {given}{_suggest(str(problem['input']), allowed)}{or_each}"
         case "missing" | "missing_argument":
             says = f"missing, and it has no default{_needed_by(owner)}; give it a value"
-        case "dataclass_type" if "name" in known and isinstance(problem["input"], str):
-            written = f"{{name: {problem['input']}}}"
-            says = f"got {given}, but it is a section; write {written if leaf.isdigit() else f'{key}: {written}'}"
-        case "tuple_type" if isinstance(problem["input"], dict) and "name" in problem["input"]:
-            says = (
-                f"got {given}, but it is a list of sections; write {key}: [{{name: {problem['input']['name']}, ...}}]"
-            )
-        case "dataclass_type":
-            says = f"got {given}, but it is a section with the keys {', '.join(known)}"
+        case "dataclass_type" | "tuple_type" if (form := _unfolded(problem, key, known)) is not None:
+            says = f"got {given}, but it is {form}"
         case "string_type" if isinstance(problem["input"], bool | int | float | date):
             says = f"got {given}, but this is text; put it in quotes"
         case "string_pattern_mismatch" if key == "model.name":
@@ -65,6 +58,18 @@ def _line(problem: Any, key: str, owner: Any, leaf: str) -> str:
             says = says.replace("valid tuple", "list").replace("tuple", "list").replace(" after validation", "")
             says = says.replace("valid dictionary", "mapping of keys to values")
     return f"{key}: {says}"
+
+
+def _unfolded(problem: Any, key: str, known: list[str]) -> str | None:
+    """What a section, or a list of them, is to look like, where something simpler was given; None: no hint."""
+    given = problem["input"]
+    if problem["type"] == "tuple_type":
+        of_sections = isinstance(given, dict) and "name" in given
+        return f"a list of sections; write {key}: [{{name: {given['name']}, ...}}]" if of_sections else None
+    if "name" not in known or not isinstance(given, str):
+        return f"a section with the keys {', '.join(known)}"
+    in_list = key.rpartition(".")[2].isdigit()
+    return f"a section; write {'' if in_list else f'{key}: '}{{name: {given}}}"
 
 
 def _bad_choice(key: str, owner: Any, given: Any) -> str:

@@ -36,8 +36,8 @@ HEAD = """\
 
 Every mistake below ends with one message on standard error and an exit code: 2 for bad usage and bad
 configurations, 1 for what goes wrong later, in files, networks and checkpoints. Code 2 comes before any rank
-starts and leaves no folder behind, except where it takes the rows of a table or the code of a network of your own
-to see the mistake; mended, the run then starts in the same folder. No traceback, and no file that was there is changed.
+starts and leaves no folder behind, except where it takes the rows of a table or the network, as it is built, to see
+the mistake; mended, the run then starts in the same folder. No traceback, and no file that was there is changed.
 
 This page is made from the table that the tests run (`tests/contract/bad_inputs.py`), with the messages as they
 are: `python tests/contract/bad_inputs.py > docs/bad-inputs.md`. The column "given" shows what makes the mistake:

@@ -42,7 +42,7 @@ class Bad:
         trained: the folder ``run`` with a finished run is there.
         patched: what is replaced in the program: machines that this one is not.
         apart: needs a process of its own (MPI starts in it).
-        late: it takes the data to find it, so the run folder is made before.
+        late: it takes the data or the network to find it, so the run folder is made before.
     """
 
     title: str

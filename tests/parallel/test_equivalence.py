@@ -78,6 +78,23 @@ def test_pruning_in_sync_cuts_what_one_rank_with_twice_the_batch_cuts(pruning, t
     np.testing.assert_allclose(losses(one), losses(two), rtol=0, atol=1e-5)
 
 
+PENALTIES = "[{name: group_lasso, strength: 1e-4, proximal: %s}, {name: l2, factors: usual, strength: 1e-3}]"
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize("proximal", ["true", "false"])
+def test_penalties_in_sync_follow_one_rank_with_twice_the_batch(proximal, train, tmp_path):
+    """Each rank adds the gradient of the whole penalty to the mean of all gradients."""
+    options = (*MODEL, "--record.every_steps", "1", "--penalties", PENALTIES % proximal)
+    one, two, plain = tmp_path / "one", tmp_path / "two", tmp_path / "plain"
+    assert train(*options, "--run_dir", str(one), "--data.batch_size", "32").returncode == 0
+    assert train(*options, "--run_dir", str(two), "--data.batch_size", "16", "--ranks", "2").returncode == 0
+    np.testing.assert_allclose(losses(one), losses(two), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(epochs(one, "test_loss"), epochs(two, "test_loss"), atol=1e-5)
+    assert train(*options[:-2], "--run_dir", str(plain), "--data.batch_size", "32").returncode == 0
+    assert np.abs(losses(one) - losses(plain)).max() > 0.01  # they do something
+
+
 @pytest.mark.parallel
 def test_persyn_after_every_step_without_momentum_is_sync(train, tmp_path):
     """The mean of w - lr g_m over ranks is w - lr mean(g_m)."""

@@ -48,7 +48,7 @@ def told(values: dict[str, Any]) -> tuple[str, ...]:
         ({"penalties": ["l1"]}, "penalties.0: got 'l1', but it is a section; write {name: l1}"),
         ({"penalties": {"name": "l1"}}, "penalties: got {'name': 'l1'}, but it is a list of sections; write penalties"),
         ({"penalties": "l1"}, "penalties: got 'l1'; input should be a list"),
-        ({"regularizers": [{"name": "l1"}]}, "regularizers: got [{'name': 'l1'}], but none is available in this ver"),
+        ({"regularizers": [{"name": "shadow"}]}, "regularizers.0.name: got 'shadow'; did you mean shade?"),
         ({"model": {"name": "a.b:"}}, "model.name: got 'a.b:'; a model of your own is written package.module:function"),
         ({"model": {"widths": [8, 0]}}, "model.widths.1: got 0; input should be greater than or equal to 1"),
         ({"model": {"widths": 8}}, "model.widths: got 8; input should be a list"),

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from structlearn.penalties import penalise
 from structlearn.pruning import Norm
-from structlearn.structure import Structure
+from structlearn.structure import Plan, Structure
 
 support = runpy.run_path(str(Path(__file__).parents[3] / "support" / "prunable.py"))
 network = support["network"]
@@ -134,3 +136,85 @@ def test_where_no_weight_has_a_gradient_none_is_added(penalty):
 def test_the_proximal_steps_of_l2_are_refused():
     with pytest.raises(ValueError, match="proximal=True is for exact zeros"):
         norm("mlp", penalty="l2", proximal=True)
+
+
+# --- factors (W table 4.1) ---------------------------------------------------------------------------------
+
+
+def norms_of(weight, axis):
+    return weight.detach().double().transpose(0, axis).flatten(1).norm(dim=1).sum().item()
+
+
+def test_bayesian_factors_in_a_chain_of_layers_are_those_of_each_layer():
+    wanted = {
+        "l2": lambda w: w.shape[1] / 2 * w.detach().double().square().sum().item(),
+        "l1": lambda w: (2 * w.shape[1]) ** 0.5 * w.detach().double().abs().sum().item(),
+        "group_lasso": lambda w: (w.shape[1] * (w.shape[1] + 1)) ** 0.5 * norms_of(w, 0),
+        "reversed_group_lasso": lambda w: (w.shape[1] * (w.shape[0] + 1)) ** 0.5 * norms_of(w, 1),
+    }
+    wanted["sparse_group_lasso"] = lambda w: 0.5 * wanted["l1"](w) + 0.5 * wanted["group_lasso"](w)
+    for penalty, of in wanted.items():
+        pruner, model, _ = norm("mlp", penalty=penalty, factors="bayesian")
+        weights = [module.weight for module in model if isinstance(module, nn.Linear)]
+        assert pruner.penalty().item() == pytest.approx(pruner.strength * sum(map(of, weights)), rel=1e-6)
+        alone = penalise(model, penalty, factors="bayesian", strength=pruner.strength)
+        assert pruner.penalty().item() == pytest.approx(alone.value().item(), rel=1e-6)  # one definition
+
+
+def test_bayesian_factors_of_a_convolution_and_of_a_flattened_channel():
+    pruner, model, _ = norm("lenet", penalty="reversed_group_lasso", factors="bayesian")
+    total = 0.0
+    for index, areas in ((0, 9), (4, 4)):
+        weight = model[index].weight
+        inputs = weight[0].numel()
+        total += (inputs * (weight.shape[0] * areas + 1)) ** 0.5 * norms_of(weight, 1)
+    flattened, last = model[7].weight.detach().double(), model[9].weight
+    blocks = flattened.view(8, 7, 4).transpose(0, 1).flatten(1)  # the 4 places of a channel are one group
+    total += (28 * (8 * 4 + 1)) ** 0.5 * blocks.norm(dim=1).sum().item()
+    total += (8 * (3 + 1)) ** 0.5 * norms_of(last, 1)
+    assert pruner.penalty().item() == pytest.approx(pruner.strength * total, rel=1e-6)
+
+
+def test_bayesian_factors_where_several_layers_make_a_unit_count_all_that_it_adds_up():
+    """The channels of a residual network: the stem's 2 x 9 weights, and those of two blocks, 5 x 9 and 7 x 9."""
+    pruner, model, _ = norm("residual", penalty="group_lasso", factors="bayesian")
+    one, two = model[3], model[4]
+    ways = [model[0].weight, one.two.weight, two.two.weight]
+    channels = torch.cat([weight.detach().double().flatten(1) for weight in ways], 1)
+    inputs = 18 + 45 + 63
+    assert channels.shape == (6, inputs)
+    total = (inputs * (inputs + 1)) ** 0.5 * channels.norm(dim=1).sum().item()
+    total += sum((54 * 55) ** 0.5 * norms_of(block.one.weight, 0) for block in (one, two))
+    total += (6 * 7) ** 0.5 * norms_of(model[-1].weight, 0)
+    assert pruner.penalty().item() == pytest.approx(pruner.strength * total, rel=1e-6)
+
+
+def test_bayesian_factors_of_outgoing_weights_that_lie_in_several_layers():
+    """The second moment of exp(-f ||w||) in d dimensions is d (d + 1) / f^2: that of all weights by their own P."""
+    pruner, model, _ = norm("residual", penalty="reversed_group_lasso", factors="bayesian")
+    one, two, last = model[3], model[4], model[-1]
+    channels = [weight.detach().double() for weight in (one.one.weight, two.one.weight, last.weight)]
+    moment = 5 * 9 / 54 + 7 * 9 / 54 + 3 / 6
+    size = 5 * 9 + 7 * 9 + 3
+    outgoing = torch.cat([weight.transpose(0, 1).flatten(1) for weight in channels], 1)
+    total = (size * (size + 1) / moment) ** 0.5 * outgoing.norm(dim=1).sum().item()
+    total += sum(
+        (block.two.weight[0].numel() * (6 * 9 + 1)) ** 0.5 * norms_of(block.two.weight, 1) for block in (one, two)
+    )
+    total += (18 * (6 * 9 + 1)) ** 0.5 * norms_of(model[0].weight, 1)
+    assert pruner.penalty().item() == pytest.approx(pruner.strength * total, rel=1e-6)
+
+
+def test_factors_are_renewed_when_the_network_has_been_cut():
+    pruner, model, _ = norm("mlp", penalty="group_lasso", factors="bayesian")
+    pruner.penalty()
+    pruner.cut(Plan({"0": (0, 2, 3), "3": (1, 5)}))
+    weights = [module.weight for module in model if isinstance(module, nn.Linear)]
+    assert [weight.shape[1] for weight in weights] == [5, 3, 2]
+    total = sum((w.shape[1] * (w.shape[1] + 1)) ** 0.5 * norms_of(w, 0) for w in weights)
+    assert pruner.penalty().item() == pytest.approx(pruner.strength * total, rel=1e-6)
+
+
+def test_an_unknown_rule_is_told():
+    with pytest.raises(ValueError, match=r"unknown rule for factors 'baysian'.*did you mean 'bayesian'"):
+        norm("mlp", factors="baysian")
