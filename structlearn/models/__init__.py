@@ -2,12 +2,14 @@
 
 `build("vgg19", (3, 32, 32), 10, width=0.5)` gives a network; `MODELS` maps each name to its builder.
 
-Every network is a `Net`: `features`, then the linear layer `head`. Only torch's own layers are used, each
-as a module, so that `torch.fx` can trace it. Options that all builders take:
+Every network is a `Net`: `features`, then the linear layer `head`, then `pool`. Layers are modules, all of torch's
+but for MaxMin and WELDON's pooling, so that `torch.fx` can trace it. Options that all builders take:
 
 - `width`: factor on all hidden sizes (channels, units, cells), rounded, at least 1.
 - `activation`: a name in `activations.ACTIVATIONS`.
 - `dropout`: rate before the output layer (`wideresnet28_10`: inside the blocks).
+
+`pooling="weldon"` puts WELDON's way from maps to classes in the place of the mean over positions.
 
 `stem` picks the published form where there are two: "cifar" for small images, "imagenet", or "auto": the
 latter if the image's shorter side has at least 96 pixels.

@@ -56,6 +56,7 @@ TABLE = {"name": "tabular", "root": "table.csv"}
         {"pruning": {"name": "shrinknets", "rule": "threshold", "threshold": 0.01}, "epochs": 5},
         {"pruning": {"name": "shrinknets", "gamma": 0.99}},
         {"model": {"name": "alexnet", "kernel": 5, "stem": "cifar"}},
+        {"model": {"name": "resnet18", "pooling": "weldon", "regions": 4}},
     ],
 )
 def test_what_goes_together_passes(values: dict[str, Any]) -> None:
@@ -97,6 +98,7 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
         ({"model": {"name": "lenet"}}, "model.name"),
         ({"model": {"name": "densenet121", "stem": "imagenet"}}, "model.name"),
         ({"model": {"name": "alexnet", "kernel": 4}}, "model.kernel"),
+        ({"model": {"name": "wideresnet28_10", "regions": 2}}, "model.regions"),
     ],
 )
 def test_what_does_not_is_told_by_its_key(values: dict[str, Any], key: str) -> None:
