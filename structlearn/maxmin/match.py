@@ -46,8 +46,8 @@ def matched(structure: Structure, parameters: int, hold: Iterable[str]) -> tuple
     """What to cut so that a network has nearly so many parameters: (the plan, the factor on all widths).
 
     Each set of units keeps the factor's share of them, rounded down or up, one at least. From all rounded down, where
-    there are too few parameters, sets are rounded up, those first that have most parameters a unit, each if that comes
-    nearer. So what is left is at most half of what one unit of some set has.
+    there are too few parameters, sets are rounded the other way, those first that have most parameters a unit, each if
+    that comes nearer, until none does. So what is left is at most half of what one unit of some set has.
 
     Args:
         structure: Of the network.
@@ -77,11 +77,16 @@ def matched(structure: Structure, parameters: int, hold: Iterable[str]) -> tuple
         low, high = (middle, high) if count(rounded(middle)) <= parameters else (low, middle)
     sizes = rounded(low)
     now = count(sizes)
+    least_sizes = dict(sizes)
     worth = {name: count({**sizes, name: size + 1}) - now for name, size in sizes.items() if size < full[name]}
-    for name in sorted(worth.keys() - held, key=lambda each: -worth[each]):
-        more = {**sizes, name: sizes[name] + 1}
-        if abs(count(more) - parameters) < abs(now - parameters):
-            sizes, now = more, count(more)
+    order = sorted(worth.keys() - held, key=lambda each: -worth[each])
+    nearer = True
+    while nearer:
+        nearer = False
+        for name in order:
+            other = {**sizes, name: 2 * least_sizes[name] + 1 - sizes[name]}  # up if it is down, down if it is up
+            if abs(count(other) - parameters) < abs(now - parameters):
+                sizes, now, nearer = other, count(other), True
     return Plan({name: tuple(range(size)) for name, size in sizes.items() if size < full[name]}), low
 
 
