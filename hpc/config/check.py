@@ -9,7 +9,7 @@ from hpc.config.data import Images, Tabular, TextFiles
 from hpc.config.devices import cuda_devices
 from hpc.config.files import locate
 from hpc.config.folder import check_folder
-from hpc.config.model import AlexNet, Custom, Lstm, Mlp, least_side, small_form
+from hpc.config.model import AlexNet, Custom, Lstm, Mlp, Pooled, least_side, small_form
 from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
 from hpc.config.penalties import BnLassoPenalty, KinkedPenalty
@@ -278,6 +278,11 @@ def _model(config: Config) -> Iterator[str]:
     """Can a model of the user's own be found, and one of ours be built?"""
     if isinstance(config.model, AlexNet) and config.model.kernel % 2 == 0:
         yield f"model.kernel: got {config.model.kernel}, but only odd filters keep the size of an image; use 3 or 5"
+    if isinstance(config.model, Pooled) and config.model.pooling == "mean" and config.model.regions != 1:
+        yield (
+            f"model.regions: got {config.model.regions}, but the mean is over all positions; "
+            f"give model.pooling: weldon, or leave regions out"
+        )
     if not isinstance(config.model, Custom):
         return
     module = config.model.name.partition(":")[0]

@@ -11,6 +11,7 @@ Activation = Literal[
     "relu", "relu6", "leaky_relu", "elu", "selu", "silu", "gelu", "tanh", "sigmoid", "identity", "maxmin"
 ]  # fmt: skip
 Stem = Literal["auto", "cifar", "imagenet"]
+Pooling = Literal["mean", "weldon"]
 Widths = tuple[Count, ...]
 
 
@@ -53,7 +54,7 @@ class Cnn(Network):
 class SmallImages(Network):
     """Networks for small images, without further options."""
 
-    name: Literal["cvnn", "lenet", "wideresnet28_10"]
+    name: Literal["cvnn", "lenet"]
 
 
 @section
@@ -83,7 +84,25 @@ class Vgg(Network):
 
 
 @section
-class Convolutional(Network):
+class Pooled(Network):
+    """What networks can be told that end in a pooling over all positions of a map."""
+
+    pooling: Pooling = "mean"
+    """mean over the positions, then a linear layer; or weldon: a linear layer at each position, then of each class's
+    scores the mean of the largest plus that of the smallest."""
+    regions: Count = 1
+    """How many of the largest scores, and as many of the smallest (pooling: weldon)."""
+
+
+@section
+class WideResNet(Pooled):
+    """The wide residual network, for small images."""
+
+    name: Literal["wideresnet28_10"] = "wideresnet28_10"
+
+
+@section
+class Convolutional(Pooled):
     """Networks that have first layers for small images and others for large ones."""
 
     name: Literal["googlenet", "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet50", "densenet121"]
@@ -149,6 +168,7 @@ ModelConfig = Annotated[
     | Annotated[SmallImages, Tag("small images")]
     | Annotated[AlexNet, Tag("alexnet")]
     | Annotated[Vgg, Tag("vgg")]
+    | Annotated[WideResNet, Tag("wideresnet28_10")]
     | Annotated[Convolutional, Tag("convolutional")]
     | Annotated[Lstm, Tag("lstm")]
     | Annotated[Custom, Tag("custom")],

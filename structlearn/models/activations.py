@@ -25,14 +25,25 @@ class Activation(NamedTuple):
 
 
 class MaxMin(nn.Module):
-    """Both signs of each channel: `concat(relu(x), relu(-x))` on axis 1 (B ch. 3), twice the channels.
+    """Both signs of each channel: `concat(relu(x), relu(-x))` (B ch. 3), twice the channels.
 
     CReLU (Shang and others 2016) is the same function.
+
+    Args:
+        dim: The axis of the channels.
     """
+
+    def __init__(self, dim: int = 1) -> None:
+        super().__init__()
+        self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, C, ...) to (batch, 2 C, ...): channel c comes back as c and, of its negative part, c + C."""
-        return torch.cat([x.relu(), (-x).relu()], dim=1)
+        return torch.cat([x.relu(), (-x).relu()], dim=self.dim)
+
+    def extra_repr(self) -> str:
+        """The axis, in what a network prints."""
+        return f"dim={self.dim}"
 
 
 # None works in place: regularisers and pruning criteria read what goes in after the layer has run.

@@ -5,38 +5,45 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from structlearn.checks import check_count
 from structlearn.models.activations import activation_layer, gain, growth
 from structlearn.models.checks import map_size
+from structlearn.models.pooling import Pooling, Weldon, check_pooling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
 class Net(nn.Module):
-    """A network as every method here sees it: features, then one linear output layer.
+    """A network as every method here sees it: features, then one linear output layer, then a pooling of its scores.
 
     Alrao copies `head`, REVE reads its input, pruning never cuts its outputs: all rely on this shape.
 
     Args:
-        features: Everything before the output layer; its last axis has `inputs` entries.
+        features: Everything before the output layer; its last axis has `inputs` entries, or, with a pooling, axis 1.
         inputs: Number of features that reach the output layer.
         outputs: Number of classes, symbols or regression targets.
         dropout: Rate of the dropout before the output layer; 0 adds no layer.
+        pool: What makes one score a class of the scores at all positions. The output layer is then a 1 x 1 convolution.
     """
 
-    def __init__(self, features: nn.Sequential, inputs: int, outputs: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, features: nn.Sequential, inputs: int, outputs: int, *, dropout: float = 0.0, pool: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.features = features
         if dropout:
             features.append(nn.Dropout(dropout))
-        self.head = nn.Linear(inputs, check_count("outputs", outputs))
+        check_count("outputs", outputs)
+        self.head = nn.Linear(inputs, outputs) if pool is None else nn.Conv2d(inputs, outputs, 1)
+        self.pool = nn.Identity() if pool is None else pool
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (logits), without softmax."""
-        scores: Tensor = self.head(self.features(x))
+        scores: Tensor = self.pool(self.head(self.features(x)))
         return scores
 
 
@@ -98,6 +105,32 @@ def half_pool() -> nn.MaxPool2d:
 def global_pool() -> list[nn.Module]:
     """Mean over all positions, then one vector an image."""
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def pooled(
+    layers: Iterable[nn.Module],
+    channels: int,
+    outputs: int,
+    *,
+    shape: tuple[int, int, int],
+    activation: str,
+    pooling: Pooling,
+    regions: int,
+    dropout: float = 0.0,
+) -> Net:
+    """A network whose `layers` give maps of `channels`, which a pooling over all positions ends.
+
+    Raises:
+        ValueError: the maps of images of `shape` have fewer positions than `regions`.
+    """
+    check_pooling(pooling, regions)
+    if pooling == "mean":
+        return Net(initialise([*layers, *global_pool()], activation), channels, outputs, dropout=dropout)
+    features, pool = initialise(layers, activation).eval(), Weldon(regions)
+    if regions > 1:
+        with torch.no_grad():
+            pool(features(torch.zeros(1, *shape)))
+    return Net(features.train(), channels, outputs, dropout=dropout, pool=pool)
 
 
 def hidden_linear(

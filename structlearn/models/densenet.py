@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from structlearn.models.activations import activation_layer, growth
-from structlearn.models.base import Net, conv, global_pool, imagenet_stem, initialise, scaled
+from structlearn.models.base import Net, conv, imagenet_stem, pooled, scaled
 from structlearn.models.checks import Stem, check_image, map_size, small_images
+
+if TYPE_CHECKING:
+    from structlearn.models.pooling import Pooling
 
 
 class Dense(nn.Module):
@@ -44,6 +49,8 @@ def densenet121(
     activation: str = "relu",
     dropout: float = 0.0,
     stem: Stem = "auto",
+    pooling: Pooling = "mean",
+    regions: int = 1,
 ) -> Net:
     """DenseNet-121, growth rate 32: (batch, C, H, W) to (batch, outputs).
 
@@ -56,6 +63,9 @@ def densenet121(
         activation: Name of the activation.
         dropout: Rate of the dropout before the output layer.
         stem: Which form; "auto": ImageNet's from sides of 96 pixels on. Small images: one 3 x 3 convolution.
+        pooling: "mean" over positions, then a linear layer; or "weldon": a 1 x 1 convolution, then, of each class's
+            scores at all positions, the mean of the largest plus that of the smallest (:class:`Weldon`; B 5.4.3).
+        regions: How many of the largest and of the smallest scores; for "weldon".
     """
     shape = check_image("densenet121", input_shape)
     g, new = growth(activation), scaled(32, width)
@@ -74,5 +84,14 @@ def densenet121(
             channels += new
     # Only the stem and the transitions change the size; the convolutions inside dense layers keep it.
     map_size("densenet121", nn.Sequential(*layers), shape)
-    layers += [nn.BatchNorm2d(channels), activation_layer(activation), *global_pool()]
-    return Net(initialise(layers, activation), channels * g, outputs, dropout=dropout)
+    layers += [nn.BatchNorm2d(channels), activation_layer(activation)]
+    return pooled(
+        layers,
+        channels * g,
+        outputs,
+        shape=shape,
+        activation=activation,
+        dropout=dropout,
+        pooling=pooling,
+        regions=regions,
+    )

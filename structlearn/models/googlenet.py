@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,15 @@ from structlearn.models.activations import growth
 from structlearn.models.base import (
     Net,
     conv_norm_act,
-    global_pool,
     half_pool,
     imagenet_stem,
-    initialise,
+    pooled,
     scaled,
 )
 from structlearn.models.checks import Stem, check_image, small_images
+
+if TYPE_CHECKING:
+    from structlearn.models.pooling import Pooling
 
 
 class Sizes(NamedTuple):
@@ -102,6 +104,8 @@ def googlenet(
     activation: str = "relu",
     dropout: float = 0.0,
     stem: Stem = "auto",
+    pooling: Pooling = "mean",
+    regions: int = 1,
 ) -> Net:
     """GoogLeNet: (batch, C, H, W) to (batch, outputs).
 
@@ -115,6 +119,9 @@ def googlenet(
         activation: Name of the activation.
         dropout: Rate of the dropout before the output layer; published for ImageNet with 0.4.
         stem: Which form; "auto" takes the one for ImageNet from sides of 96 pixels on.
+        pooling: "mean" over positions, then a linear layer; or "weldon": a 1 x 1 convolution, then, of each class's
+            scores at all positions, the mean of the largest plus that of the smallest (:class:`Weldon`; B 5.4.3).
+        regions: How many of the largest and of the smallest scores; for "weldon".
     """
     shape = check_image("googlenet", input_shape)
     small = small_images(stem, shape)
@@ -128,4 +135,6 @@ def googlenet(
             sizes = Sizes(*(scaled(filters, width) for filters in published))
             layers.append(Inception(channels, sizes, activation=activation, small=small))
             channels = g * (sizes.one + sizes.three + sizes.five + sizes.pool)
-    return Net(initialise([*layers, *global_pool()], activation), channels, outputs, dropout=dropout)
+    return pooled(
+        layers, channels, outputs, shape=shape, activation=activation, dropout=dropout, pooling=pooling, regions=regions
+    )

@@ -5,11 +5,16 @@ The width factor is applied as it stands; the counts are not rounded to multiple
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from structlearn.models.activations import growth
-from structlearn.models.base import Net, Residual, conv, conv_norm_act, global_pool, initialise, scaled
+from structlearn.models.base import Net, Residual, conv, conv_norm_act, pooled, scaled
 from structlearn.models.checks import Stem, check_image, small_images
+
+if TYPE_CHECKING:
+    from structlearn.models.pooling import Pooling
 
 # Version 1: filters and stride of each block (Howard and others 2017, table 1).
 V1_BLOCKS = (
@@ -45,6 +50,8 @@ def mobilenet_v1(
     activation: str = "relu",
     dropout: float = 0.0,
     stem: Stem = "auto",
+    pooling: Pooling = "mean",
+    regions: int = 1,
 ) -> Net:
     """MobileNet (Howard and others 2017): (batch, C, H, W) to (batch, outputs).
 
@@ -58,6 +65,9 @@ def mobilenet_v1(
         activation: Name of the activation.
         dropout: Rate of the dropout before the output layer.
         stem: Which form; "auto" takes the one for ImageNet from sides of 96 pixels on.
+        pooling: "mean" over positions, then a linear layer; or "weldon": a 1 x 1 convolution, then, of each class's
+            scores at all positions, the mean of the largest plus that of the smallest (:class:`Weldon`; B 5.4.3).
+        regions: How many of the largest and of the smallest scores; for "weldon".
     """
     shape = check_image("mobilenet_v1", input_shape)
     g = growth(activation)
@@ -72,7 +82,9 @@ def mobilenet_v1(
             conv_norm_act(channels * g, filters, 1, activation=activation),
         ]
         channels = filters * g
-    return Net(initialise([*layers, *global_pool()], activation), channels, outputs, dropout=dropout)
+    return pooled(
+        layers, channels, outputs, shape=shape, activation=activation, dropout=dropout, pooling=pooling, regions=regions
+    )
 
 
 def mobilenet_v2(
@@ -83,6 +95,8 @@ def mobilenet_v2(
     activation: str = "relu",
     dropout: float = 0.0,
     stem: Stem = "auto",
+    pooling: Pooling = "mean",
+    regions: int = 1,
 ) -> Net:
     """MobileNetV2 (Sandler and others 2018): (batch, C, H, W) to (batch, outputs).
 
@@ -96,6 +110,9 @@ def mobilenet_v2(
         activation: Name of the activation.
         dropout: Rate of the dropout before the output layer; published for ImageNet with 0.2.
         stem: Which form; "auto" takes the one for ImageNet from sides of 96 pixels on.
+        pooling: "mean" over positions, then a linear layer; or "weldon": a 1 x 1 convolution, then, of each class's
+            scores at all positions, the mean of the largest plus that of the smallest (:class:`Weldon`; B 5.4.3).
+        regions: How many of the largest and of the smallest scores; for "weldon".
     """
     shape = check_image("mobilenet_v2", input_shape)
     small = small_images(stem, shape)
@@ -110,8 +127,16 @@ def mobilenet_v2(
             channels = filters
     last = scaled(1280, width)
     layers.append(conv_norm_act(channels, last, 1, activation=activation))
-    features = initialise([*layers, *global_pool()], activation)
-    return Net(features, last * growth(activation), outputs, dropout=dropout)
+    return pooled(
+        layers,
+        last * growth(activation),
+        outputs,
+        shape=shape,
+        activation=activation,
+        dropout=dropout,
+        pooling=pooling,
+        regions=regions,
+    )
 
 
 def _inverted(inputs: int, outputs: int, expansion: int, stride: int, *, activation: str, small: bool) -> nn.Module:

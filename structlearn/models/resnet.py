@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from structlearn.models.activations import activation_layer, growth
@@ -10,12 +12,14 @@ from structlearn.models.base import (
     Residual,
     conv,
     conv_norm_act,
-    global_pool,
     imagenet_stem,
-    initialise,
+    pooled,
     scaled,
 )
 from structlearn.models.checks import Stem, check_image, small_images
+
+if TYPE_CHECKING:
+    from structlearn.models.pooling import Pooling
 
 
 def resnet18(
@@ -26,6 +30,8 @@ def resnet18(
     activation: str = "relu",
     dropout: float = 0.0,
     stem: Stem = "auto",
+    pooling: Pooling = "mean",
+    regions: int = 1,
 ) -> Net:
     """ResNet of 8 blocks of two 3 x 3 convolutions: (batch, C, H, W) to (batch, outputs).
 
@@ -41,6 +47,8 @@ def resnet18(
         activation=activation,
         dropout=dropout,
         stem=stem,
+        pooling=pooling,
+        regions=regions,
     )
 
 
@@ -52,6 +60,8 @@ def resnet50(
     activation: str = "relu",
     dropout: float = 0.0,
     stem: Stem = "auto",
+    pooling: Pooling = "mean",
+    regions: int = 1,
 ) -> Net:
     """ResNet of 16 blocks that narrow, convolve and widen: (batch, C, H, W) to (batch, outputs).
 
@@ -66,6 +76,9 @@ def resnet50(
         dropout: Rate of the dropout before the output layer.
         stem: Which form; "auto" takes the one for ImageNet from sides of 96 pixels on. For small images
             the stem is one 3 x 3 convolution without pooling.
+        pooling: "mean" over positions, then a linear layer; or "weldon": a 1 x 1 convolution, then, of each class's
+            scores at all positions, the mean of the largest plus that of the smallest (:class:`Weldon`; B 5.4.3).
+        regions: How many of the largest and of the smallest scores; for "weldon".
     """
     return _resnet(
         "resnet50",
@@ -77,6 +90,8 @@ def resnet50(
         activation=activation,
         dropout=dropout,
         stem=stem,
+        pooling=pooling,
+        regions=regions,
     )
 
 
@@ -91,6 +106,8 @@ def _resnet(
     activation: str,
     dropout: float,
     stem: Stem,
+    pooling: Pooling,
+    regions: int,
 ) -> Net:
     """A residual network; blocks have two convolutions if `expansion` is 1, three otherwise."""
     shape = check_image(name, input_shape)
@@ -106,7 +123,9 @@ def _resnet(
             stride = 2 if stage and not number else 1
             layers.append(_block(channels, filters, expansion, stride, activation))
             channels = filters * expansion * growth(activation)
-    return Net(initialise([*layers, *global_pool()], activation), channels, outputs, dropout=dropout)
+    return pooled(
+        layers, channels, outputs, shape=shape, activation=activation, dropout=dropout, pooling=pooling, regions=regions
+    )
 
 
 def _block(inputs: int, filters: int, expansion: int, stride: int, activation: str) -> Residual:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from structlearn.models.activations import activation_layer, growth
-from structlearn.models.base import Net, conv, global_pool, initialise, scaled
+from structlearn.models.base import Net, conv, pooled, scaled
 from structlearn.models.checks import check_image
+
+if TYPE_CHECKING:
+    from structlearn.models.pooling import Pooling
 
 
 class PreActivated(nn.Module):
@@ -45,6 +50,8 @@ def wideresnet28_10(
     width: float = 1.0,
     activation: str = "relu",
     dropout: float = 0.0,
+    pooling: Pooling = "mean",
+    regions: int = 1,
 ) -> Net:
     """WRN-28-10, three groups of four blocks with 160, 320 and 640 filters.
 
@@ -58,9 +65,12 @@ def wideresnet28_10(
         width: Factor on all filters, on top of the published 10.
         activation: Name of the activation.
         dropout: Rate of the dropout between a block's two convolutions (the paper's place; it uses 0.3).
+        pooling: "mean" over positions, then a linear layer; or "weldon": a 1 x 1 convolution, then, of each class's
+            scores at all positions, the mean of the largest plus that of the smallest (:class:`Weldon`; B 5.4.3).
+        regions: How many of the largest and of the smallest scores; for "weldon".
     """
-    channels, _, _ = check_image("wideresnet28_10", input_shape)
-    layers: list[nn.Module] = [conv(channels, scaled(16, width), 3)]
+    shape = check_image("wideresnet28_10", input_shape)
+    layers: list[nn.Module] = [conv(shape[0], scaled(16, width), 3)]
     channels = scaled(16, width)
     for group, published in enumerate((160, 320, 640)):
         filters = scaled(published, width)
@@ -68,5 +78,6 @@ def wideresnet28_10(
             stride = 2 if group and not number else 1
             layers.append(PreActivated(channels, filters, stride, activation=activation, dropout=dropout))
             channels = filters
-    layers += [nn.BatchNorm2d(channels), activation_layer(activation), *global_pool()]
-    return Net(initialise(layers, activation), channels * growth(activation), outputs)
+    layers += [nn.BatchNorm2d(channels), activation_layer(activation)]
+    channels *= growth(activation)
+    return pooled(layers, channels, outputs, shape=shape, activation=activation, pooling=pooling, regions=regions)

@@ -212,6 +212,16 @@ def _part(tracker: Tracker, call: Call) -> list[Axes]:
     return [Axes(list(labels), data) for _ in call.results]
 
 
+@handles("topk")
+def _ranked(tracker: Tracker, call: Call) -> list[Axes]:
+    """The largest or smallest along an axis, values and places; other axes stay."""
+    axes = tracker.get(call.args[0])
+    dim = call.argument(2, "dim", -1) % call.args[0].dim()
+    tracker.tie([axes.labels[dim]], f"{call.name} is over them")
+    kept = [each if axis != dim else None for axis, each in enumerate(axes.labels)]
+    return [Axes(list(kept), axes.data) for _ in call.results]
+
+
 @handles("_pack_padded_sequence")
 def _pack(tracker: Tracker, call: Call) -> list[Axes]:
     """The steps of all samples, one after the other; what a step has stays."""

@@ -38,7 +38,7 @@ class Traced:
     why: list[str] = field(default_factory=list)
 
 
-class _Watching(TorchDispatchMode):
+class Watching(TorchDispatchMode):
     """Sees every operator, and has its rule say what its results are."""
 
     def __init__(self, tracker: Tracker) -> None:
@@ -144,7 +144,7 @@ def _used(tracker: Tracker, found: dict[str, Axes]) -> dict[tuple[str, int], boo
 
 
 def _pass(tracker: Tracker, model: nn.Module, arguments: tuple[Any, ...]) -> None:
-    with torch.no_grad(), _Watching(tracker):
+    with torch.no_grad(), Watching(tracker):
         answer = tensors(model(*arguments))
     if not answer:
         raise ValueError("there is no tensor in its answer")

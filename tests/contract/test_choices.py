@@ -15,6 +15,7 @@ from hpc.config import pruning as pruning_config
 from hpc.config.read import validate
 from structlearn.models import ACTIVATIONS, MODELS
 from structlearn.models.checks import Stem
+from structlearn.models.pooling import Pooling
 
 
 def sections(union: Any) -> dict[str, Any]:
@@ -44,9 +45,10 @@ def test_a_network_takes_the_options_of_its_section_with_the_same_defaults(name:
     assert given == built
 
 
-def test_names_of_activations_and_stems_are_those_of_the_networks() -> None:
+def test_names_of_activations_stems_and_poolings_are_those_of_the_networks() -> None:
     assert set(get_args(model.Activation)) == set(ACTIVATIONS)
     assert set(get_args(model.Stem)) == set(get_args(Stem))
+    assert set(get_args(model.Pooling)) == set(get_args(Pooling))
 
 
 def test_every_image_set_has_a_published_form() -> None:

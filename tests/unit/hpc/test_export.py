@@ -49,6 +49,15 @@ RUNS = {
         "optimizer": {"name": "alrao", "lr_max": 1.0},
     },
     "convolutions": {"model": {"name": "resnet18", "width": 0.125}},
+    "weldon": {"model": {"name": "wideresnet28_10", "width": 0.0125, "pooling": "weldon", "regions": 2}},
+    "weldon, pruned": {
+        "model": {"name": "wideresnet28_10", "width": 0.0125, "pooling": "weldon"},
+        "pruning": {"name": "norm", "threshold": 0.5},
+    },
+    "weldon, Alrao": {
+        "model": {"name": "wideresnet28_10", "width": 0.0125, "pooling": "weldon"},
+        "optimizer": {"name": "alrao", "heads": 3},
+    },
     "maxmin": {"model": {"name": "cnn", "channels": [6, 8, 8], "hidden": [12], "activation": "maxmin"}},
     "lstm": {"model": {"name": "lstm", "hidden": 12, "embedding": 6}, "data": {"name": "text", "length": 9}},
     "regression": {"model": {"name": "mlp", "widths": [12]}, "data": {"name": "tabular", "task": "regression"}},
@@ -257,7 +266,7 @@ def test_nothing_of_ours_is_left_in_a_network() -> None:
     made = plain(model.eval())
     torch.testing.assert_close(made(x), model.best()(x), rtol=1e-5, atol=1e-5)
     assert {type(module) for module in made.modules() if next(module.children(), None) is None} <= {
-        nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Linear,
+        nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Linear, nn.Identity,
     }  # fmt: skip
     assert not any(module._forward_hooks for module in made.modules())
 

@@ -62,6 +62,7 @@ TABLE = {"name": "tabular", "root": "table.csv"}
         {"penalties": [{"name": "l1", "proximal": True}], "pruning": {"name": "bn_lasso"}},
         {"penalties": [{"name": "l1"}], "pruning": {"name": "norm"}, "optimizer": {"name": "adam"}},
         {"model": {"name": "alexnet", "kernel": 5, "stem": "cifar"}},
+        {"model": {"name": "resnet18", "pooling": "weldon", "regions": 4}},
     ],
 )
 def test_what_goes_together_passes(values: dict[str, Any]) -> None:
@@ -110,6 +111,7 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
         ({"model": {"name": "lenet"}}, "model.name"),
         ({"model": {"name": "densenet121", "stem": "imagenet"}}, "model.name"),
         ({"model": {"name": "alexnet", "kernel": 4}}, "model.kernel"),
+        ({"model": {"name": "wideresnet28_10", "regions": 2}}, "model.regions"),
     ],
 )
 def test_what_does_not_is_told_by_its_key(values: dict[str, Any], key: str) -> None:

@@ -132,6 +132,23 @@ def test_a_network_that_cannot_be_copied_is_told_so(held: object) -> None:
             look(model, torch.randn(2, 3))
 
 
+def test_the_largest_of_all_places_are_taken_of_each_channel_by_itself() -> None:
+    class Largest(nn.Module):
+        def __init__(self, axis: int) -> None:
+            super().__init__()
+            self.axis, self.maps, self.head = axis, nn.Conv1d(3, 6, 3), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            values, places = self.maps(x).topk(2, dim=self.axis)
+            return self.head(values.mean(2)) if self.axis == 2 else values.sum(2) + places.sum(2)
+
+    cut_and_compare(Largest(2).double(), torch.randn(2, 3, 9).double(), plans=5)
+    assert Structure(Largest(2), torch.randn(2, 3, 9)).widths == {"maps": 6}
+    over_channels = Structure(Largest(1), torch.randn(2, 3, 9))
+    assert over_channels.widths == {}
+    assert over_channels.fixed["maps"] == "aten.topk is over them"
+
+
 def test_random_numbers_go_on_as_they_were() -> None:
     class Noisy(nn.Module):
         """Looks at numbers; and in training, has an output more, behind a dropout."""
