@@ -14,6 +14,7 @@ from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
 from hpc.config.penalties import BnLassoPenalty, KinkedPenalty
 from hpc.config.pruning import BnLasso, Cutting, Norm, Scalp, ShrinkNets
+from hpc.config.regularizers import Shade
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
 from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, NoExchange, Plateau, Sgd, Step, Sync, workers
@@ -39,6 +40,7 @@ def check(config: Config, local_ranks: int | None, world_size: int) -> None:
         *_master(config, world_size),
         *_pruning(config, world_size),
         *_penalties(config),
+        *_regularizers(config),
         *_told(lambda: check_folder(config)),
     ]
     if problems:
@@ -241,6 +243,22 @@ def _penalties(config: Config) -> Iterator[str]:
                 f"the other they are the step of neither; set one false, or take sparse_group_lasso for two in one"
             )
         taken[scales] = f"penalties.{number}"
+
+
+def _regularizers(config: Config) -> Iterator[str]:
+    """Is there a place for each in the network?"""
+    activation = getattr(config.model, "activation", None)
+    for number, each in enumerate(config.regularizers):
+        if isinstance(each, Shade) and (
+            isinstance(config.model, Lstm) or activation in {"tanh", "sigmoid", "identity"}
+        ):
+            has = "lstm has none" if isinstance(config.model, Lstm) else f"model.activation is {activation}"
+            yield (
+                f"regularizers.{number}.name: shade is for units before a rectifier, and {has}; take an activation "
+                f"such as relu, or leave shade out"
+            )
+        if [other.name for other in config.regularizers[:number]].count(each.name):
+            yield f"regularizers.{number}.name: {each.name} is there twice; give it once"
 
 
 def _switches(config: Config, pruning: ShrinkNets) -> Iterator[str]:

@@ -41,8 +41,8 @@ CONFIGURATION: Final = [
     config(
         "a regulariser that the network has no place for",
         "model: {name: mlp, activation: tanh}\nregularizers: [{name: shade}]",
-        "regularizers.0.name: shade does not suit this network",
-        "give the network such an activation",
+        "regularizers.0.name: shade",
+        "model.activation is tanh",
     ),
     config("a penalty that does not exist", "penalties: [{name: l3}]", "penalties.0.name: got 'l3'", "group_lasso"),
     config("a penalty that is not in a list", "penalties: {name: l1}", "it is a list", "penalties: [{name: l1, ...}]"),

@@ -65,6 +65,14 @@ PLANTED = {
         ("structlearn/alrao/switch.py", "import structlearn.alrao.network"),
         ("structlearn/alrao/utils.py", ""),
     ],
+    "inside structlearn.regularizers": [
+        ("structlearn/regularizers/variance.py", "import structlearn.regularizers.shade"),
+        ("structlearn/regularizers/utils.py", ""),
+    ],
+    "inside structlearn.maxmin": [
+        ("structlearn/maxmin/rewrite.py", "import structlearn.maxmin.convert"),
+        ("structlearn/maxmin/utils.py", ""),
+    ],
     "inside structlearn.scala": [
         ("structlearn/scala/layers.py", "import structlearn.scala.network"),
         ("structlearn/scala/utils.py", ""),
