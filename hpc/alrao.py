@@ -10,8 +10,8 @@ from hpc.communicator import Communicator
 from hpc.config.training import Alrao as AlraoConfig
 from hpc.config.training import AlraoAdam, OptimizerConfig
 from hpc.errors import ConfigError
-from hpc.objective import Task
 from hpc.record import Record
+from hpc.regularizers import Task
 from hpc.seeding import seed_for
 from hpc.watch import Watch
 from structlearn.alrao import Alrao, PerUnit

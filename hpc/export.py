@@ -151,7 +151,7 @@ def built(config: Config, shared: Mapping[str, Any]) -> nn.Module:
     sizes = SimpleNamespace(input_shape=tuple(data["input_shape"]), outputs=data["outputs"])
     model = cutting.wrap(config.pruning, network.build(config.model, sizes, config.seed), _example(data), config.seed)
     model = alrao.wrap(config.optimizer, model, data["task"], config.seed)
-    attached = regularizers.attach(config.regularizers, model, _example(data))
+    attached = regularizers.attach(config.regularizers, model, _example(data), data["task"], 1)
     if plan := Plan.from_dict(shared["pruning"].get("plan", {})):
         Structure(model, _example(data)).apply(plan)
     model.load_state_dict(shared["answer"])

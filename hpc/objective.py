@@ -3,19 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
 from hpc.errors import RunError
-from hpc.regularizers import Regularizers
+from hpc.regularizers import Regularizers, Task
 from structlearn.alrao import Alrao
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 """A network, or its compiled form."""
-
-Task = Literal["classification", "regression", "sequence"]
 
 
 @dataclass(frozen=True)

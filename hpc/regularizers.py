@@ -1,14 +1,27 @@
 """Regularisers that act within a run's network, or between it and the data."""
 
 from collections.abc import Sequence
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hpc.config.regularizers import RegularizerConfig, Shade
+from hpc.config.regularizers import (
+    DropConnect,
+    Dropout,
+    InputNoise,
+    LabelNoise,
+    RegularizerConfig,
+    Reve,
+    Shade,
+    Variational,
+    WeightNoise,
+)
 from hpc.errors import ConfigError
 from structlearn import regularizers
 from structlearn.regularizers import Regularizer
+
+Task = Literal["classification", "regression", "sequence"]
 
 
 class Regularizers:
@@ -45,13 +58,17 @@ class Regularizers:
             each.remove()
 
 
-def attach(config: Sequence[RegularizerConfig], model: nn.Module, example: torch.Tensor) -> Regularizers:
+def attach(
+    config: Sequence[RegularizerConfig], model: nn.Module, example: torch.Tensor, task: Task, answers: int
+) -> Regularizers:
     """Attach the regularisers that a configuration asks for.
 
     Args:
         config: the list ``regularizers``.
         model: the network as it is trained, on the host, before it is cut.
         example: inputs of two samples; only their shape and type matter.
+        task: what the network is trained for.
+        answers: of how many answers to training samples the loss is a mean.
 
     Raises:
         ConfigError: one of them does not suit the network.
@@ -59,13 +76,52 @@ def attach(config: Sequence[RegularizerConfig], model: nn.Module, example: torch
     made = []
     for number, each in enumerate(config):
         try:
-            made.append(_make(each, model, example))
+            made.append(_make(each, model, example, task, answers))
         except ValueError as error:
             raise ConfigError(f"regularizers.{number}.name: {each.name} does not suit this network: {error}") from error
     return Regularizers(made)
 
 
-def _make(config: RegularizerConfig, model: nn.Module, example: torch.Tensor) -> Regularizer:
+def _make(config: RegularizerConfig, model: nn.Module, example: torch.Tensor, task: Task, answers: int) -> Regularizer:
+    made: Regularizer
     match config:
         case Shade():
-            return regularizers.Shade(model, example, strength=config.strength)
+            made = regularizers.Shade(model, example, strength=config.strength)
+        case Reve():
+            if task == "regression":
+                raise ValueError("it is for classes, and this is a regression; leave it out")
+            made = regularizers.Reve(
+                model, strength=config.strength, variance=config.variance, samples=config.samples,
+                refresh=config.refresh, on=config.on, mixture=config.modes == 2,
+            )  # fmt: skip
+        case Dropout():
+            made = regularizers.Dropout(model, config.rate, layers=config.layers)
+        case DropConnect():
+            made = regularizers.DropConnect(model, config.rate, layers=config.layers)
+        case InputNoise():
+            made = regularizers.InputNoise(model, config.deviation)
+        case WeightNoise():
+            made = regularizers.WeightNoise(model, config.deviation, layers=config.layers)
+        case LabelNoise():
+            made = _label_noise(config, model, task)
+        case Variational():
+            made = regularizers.Variational(
+                model, strength=1 / answers if config.strength is None else config.strength, prior=config.prior,
+                prior_deviation=config.prior_deviation, deviation=config.deviation, samples=config.samples, task=task,
+                layers=config.layers,
+            )  # fmt: skip
+    return made
+
+
+def _label_noise(config: LabelNoise, model: nn.Module, task: Task) -> Regularizer:
+    other = config.rate if task == "regression" else config.deviation
+    if other is not None:
+        key, wanted = ("rate", "deviation") if task == "regression" else ("deviation", "rate")
+        raise ValueError(f"this is a {task}, which takes {wanted} and no {key}")
+    if task == "regression":
+        return regularizers.LabelNoise(model, deviation=_DEFAULT if config.deviation is None else config.deviation)
+    return regularizers.LabelNoise(model, _DEFAULT if config.rate is None else config.rate)
+
+
+_DEFAULT: Final = 0.1
+"""Rate, or deviation, of noise on targets."""

@@ -144,7 +144,7 @@ def assemble(config: Config, comm: Communicator, stop: Stop, tell: Callable[[str
     example = torch.zeros(2, *dataset.input_shape, dtype=torch.int64 if dataset.task == "sequence" else None)
     model = cutting.wrap(config.pruning, network.build(config.model, dataset, config.seed), example, config.seed)
     model = alrao.wrap(config.optimizer, model, dataset.task, config.seed)
-    attached = regularizers.attach(config.regularizers, model, example)
+    attached = regularizers.attach(config.regularizers, model, example, dataset.task, dataset.answers)
     model = model.to(here)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
 from hpc.config.penalties import BnLassoPenalty, KinkedPenalty
 from hpc.config.pruning import BnLasso, Cutting, Norm, Scalp, ShrinkNets
-from hpc.config.regularizers import Shade
+from hpc.config.regularizers import InputNoise, Shade, Variational
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
 from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, NoExchange, Plateau, Sgd, Step, Sync, workers
@@ -256,6 +256,13 @@ def _regularizers(config: Config) -> Iterator[str]:
             yield (
                 f"regularizers.{number}.name: shade is for units before a rectifier, and {has}; take an activation "
                 f"such as relu, or leave shade out"
+            )
+        if isinstance(each, InputNoise) and isinstance(config.data, TextFiles):
+            yield f"regularizers.{number}.name: input_noise is for numbers, and a text has characters; leave it out"
+        if isinstance(each, Variational) and config.optimizer.weight_decay > 0:
+            yield (
+                f"regularizers.{number}.name: variational has a prior in place of weight decay, and "
+                f"optimizer.weight_decay: {config.optimizer.weight_decay:g} would be on deviations, too; set it to 0"
             )
         if [other.name for other in config.regularizers[:number]].count(each.name):
             yield f"regularizers.{number}.name: {each.name} is there twice; give it once"

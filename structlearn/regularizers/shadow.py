@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -54,6 +54,8 @@ class Shadow:
     It is copied and pickled with the network, as methods of hooks are, and then has the copy's layers.
     """
 
+    structural: ClassVar = False
+
     def __init__(self) -> None:
         self.layers: list[nn.Module] = []
 
@@ -65,7 +67,7 @@ class Shadow:
         for layer in self.layers:
             weight = layer.weight
             assert isinstance(weight, Tensor)
-            if layer.training and not weight.is_meta:  # with no numbers only the structure is asked for
+            if layer.training:
                 if id(weight) not in changed:
                     changed[id(weight)] = self.changed(weight)
                 layer.__dict__["weight"] = changed[id(weight)]

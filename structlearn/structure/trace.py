@@ -160,9 +160,9 @@ def _tie_together(tracker: Tracker, model: nn.Module, found: dict[str, Axes]) ->
             own = {key: found[prefix + key].labels for key, _ in module.named_parameters(recurse=False)}
             _tie_cells(tracker, module, own)
     for buffer, tensor in _beside(model).items():
-        goes, along = found[buffer].labels[0], found[tensor].labels[0]
-        if goes is not None and along is not None:
-            tracker.same.unite(goes, along)
+        for goes, along in zip(found[buffer].labels, found[tensor].labels, strict=False):
+            if goes is not None and along is not None:
+                tracker.same.unite(goes, along)
 
 
 def _tie_cells(tracker: Tracker, module: nn.RNNBase | nn.RNNCellBase, own: dict[str, list[Labels | None]]) -> None:
@@ -185,7 +185,10 @@ def _tie_cells(tracker: Tracker, module: nn.RNNBase | nn.RNNCellBase, own: dict[
 
 
 def _beside(model: nn.Module) -> dict[str, str]:
-    """Buffers that are cut as another tensor is though no forward pass uses them: a module's `beside` names them."""
+    """What is cut as another tensor is though no forward pass may use it: a module's `beside` names it.
+
+    Its axes are the first of the tensor's.
+    """
     found = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
@@ -196,6 +199,9 @@ def _beside(model: nn.Module) -> dict[str, str]:
 
 def copied(model: nn.Module, device: str | None = None) -> nn.Module:
     """A copy of a network, in evaluation; on the meta device, one that never had the numbers.
+
+    Hooks that are methods of an object with a false attribute `structural` are left out: what they do in training is
+    nothing to the structure.
 
     Raises:
         ValueError: it has none.
@@ -214,12 +220,18 @@ def copied(model: nn.Module, device: str | None = None) -> nn.Module:
         for buffer in model.buffers():
             memo[id(buffer)] = torch.empty_like(buffer, device=device)
     try:
-        return copy.deepcopy(model, memo).eval()
+        other = copy.deepcopy(model, memo).eval()
     except Exception as error:
         raise ValueError(
             f"the network cannot be copied, and only a copy of it is tried out: {error}; make what has no copy (a "
             f"lock, an open file, a generator) in the forward pass, or keep it outside of the network"
         ) from error
+    for module in other.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):  # noqa: SLF001  torch has no list of them
+            for number, hook in list(hooks.items()):
+                if not getattr(getattr(hook, "__self__", None), "structural", True):
+                    del hooks[number]
+    return other
 
 
 def moved(arguments: tuple[Any, ...], device: Any) -> tuple[Any, ...]:

@@ -70,7 +70,7 @@ PLANTED = {
         ("structlearn/regularizers/utils.py", ""),
     ],
     "inside structlearn.maxmin": [
-        ("structlearn/maxmin/rewrite.py", "import structlearn.maxmin.convert"),
+        ("structlearn/maxmin/widen.py", "import structlearn.maxmin.conversion"),
         ("structlearn/maxmin/utils.py", ""),
     ],
     "inside structlearn.scala": [
