@@ -227,11 +227,15 @@ def copied(model: nn.Module, device: str | None = None) -> nn.Module:
             f"lock, an open file, a generator) in the forward pass, or keep it outside of the network"
         ) from error
     for module in other.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):  # noqa: SLF001  torch has no list of them
-            for number, hook in list(hooks.items()):
-                if not getattr(getattr(hook, "__self__", None), "structural", True):
-                    del hooks[number]
+        _without_training(module._forward_pre_hooks)  # noqa: SLF001  torch has no other list of them
+        _without_training(module._forward_hooks)  # noqa: SLF001
     return other
+
+
+def _without_training(hooks: dict[int, Any]) -> None:
+    for number, hook in list(hooks.items()):
+        if not getattr(getattr(hook, "__self__", None), "structural", True):
+            del hooks[number]
 
 
 def moved(arguments: tuple[Any, ...], device: Any) -> tuple[Any, ...]:
