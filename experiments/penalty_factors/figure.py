@@ -27,7 +27,7 @@ REPORTED = {
     "group_lasso": ("88.43", "88.67", "87.45", "10^2"),
     "reversed_group_lasso": ("88.04", "88.32", "85.49", "10^1.5"),
 }
-"""W table 4.2, the CVNN: best with usual factors, best with Bayesian ones, Bayesian ones at 1 / n, 1 / n over the best."""
+"""W table 4.2, the CVNN: best with usual factors, best with Bayesian ones, those at 1 / n, 1 / n over the best."""
 BARS = ["valid", "accuracy", "parameters"]
 
 

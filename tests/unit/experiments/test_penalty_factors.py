@@ -70,8 +70,8 @@ def test_a_run_has_the_strength_of_its_side(parts, factors, exponent, strength):
 def test_strengths_are_chosen_by_the_validation_set(parts):
     _, figure = parts
     rows = [
-        {"seed": seed, "penalty": "l1", "factors": "bayesian", "exponent": exponent, "strength": 10**exponent, "rate": 0.1,
-         "valid": valid + seed, "accuracy": test + seed, "parameters": 10, "widths": "1/2"}
+        {"seed": seed, "penalty": "l1", "factors": "bayesian", "exponent": exponent, "strength": 10**exponent,
+         "rate": 0.1, "valid": valid + seed, "accuracy": test + seed, "parameters": 10, "widths": "1/2"}
         for seed in (0, 1)
         for exponent, valid, test in ((-1.0, 80, 70), (0.0, 79, 75))
     ]  # fmt: skip
