@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from hpc.config.penalties import KinkedPenalty, PenaltyConfig, SparseGroupLassoPenalty
 from hpc.errors import ConfigError
 from structlearn.alrao import Alrao
-from structlearn.penalties import Regulariser, penalise
+from structlearn.penalties import NetworkPenalty, penalise
 
 
 class Penalties:
@@ -21,7 +21,7 @@ class Penalties:
         penalties: any number of them.
     """
 
-    def __init__(self, penalties: Sequence[Regulariser] = ()) -> None:
+    def __init__(self, penalties: Sequence[NetworkPenalty] = ()) -> None:
         self._penalties = list(penalties)
 
     def regularise(self) -> None:

@@ -15,11 +15,12 @@ class LayerPenalty:
 
     strength: NonNegative | None = None
     """The factor of the whole in the loss of a mini-batch; null: 1 over the number of training samples (of a text: of
-    characters), as for a prior. The best is often 10 to 100 times less."""
+    characters), as for a prior. What trains best may be 10 to 100 times less (``experiments/penalty_factors``)."""
     factors: Factors = "bayesian"
     """The factor of each layer: bayesian, by its size, so that the penalty is a prior from which weights could be
     drawn; usual, as they are without such a reason; or ``{LAYER: factor, ...}``, and layers that are not named are not
-    penalised."""
+    penalised. In the formulas below P is the number of a unit's incoming weights; 1 behind a scaling (scala) and of
+    embeddings. They follow cuts."""
 
 
 @section
@@ -33,7 +34,7 @@ class KinkedPenalty(LayerPenalty):
 
 @section
 class L2Penalty(LayerPenalty):
-    """The sum of squares. Factors: bayesian P / 2, where P is the number of a unit's incoming weights; usual 1."""
+    """The sum of squares. Factors: bayesian P / 2; usual 1."""
 
     name: Literal["l2"]
 

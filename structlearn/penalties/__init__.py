@@ -17,6 +17,6 @@ from structlearn.penalties.groups import Entries as Entries
 from structlearn.penalties.groups import Groups as Groups
 from structlearn.penalties.l1 import L1 as L1
 from structlearn.penalties.l2 import L2 as L2
-from structlearn.penalties.network import Regulariser as Regulariser
+from structlearn.penalties.network import NetworkPenalty as NetworkPenalty
 from structlearn.penalties.network import penalise as penalise
 from structlearn.penalties.sparse_group_lasso import SparseGroupLasso as SparseGroupLasso

@@ -27,7 +27,7 @@ NAMES: Final = ("l2", "l1", "group_lasso", "reversed_group_lasso", "sparse_group
 Factors = Rule | Mapping[str, float]
 
 
-class Regulariser:
+class NetworkPenalty:
     """`strength` times the sum over layers of a factor times a penalty on the layer's weights (W 4.6).
 
     :func:`penalise` makes one. Where a network is cut, the factors follow: a layer that has lost inputs has fewer
@@ -123,7 +123,7 @@ def penalise(
     factors: Factors = "bayesian",
     mix: float | None = None,
     proximal: bool = False,
-) -> Regulariser:
+) -> NetworkPenalty:
     """A penalty on the weights of a network.
 
     In a training loop::
@@ -176,7 +176,7 @@ def penalise(
         check_choice("rule for factors", factors, RULES)
     _check_layers(model, name, factors)
     share = 0.5 if mix is None else float(mix)
-    return Regulariser(model, name, factors=factors, strength=float(strength), mix=share, proximal=proximal)
+    return NetworkPenalty(model, name, factors=factors, strength=float(strength), mix=share, proximal=proximal)
 
 
 def _check_layers(model: nn.Module, name: Name, factors: Factors) -> None:

@@ -161,6 +161,7 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
     from hpc.exchange.none import NoExchange
     from hpc.heartbeat import Heartbeat
     from hpc.objective import Objective
+    from hpc.penalties import Penalties
     from hpc.progress import Silent
     from hpc.signals import StopRequest
     from hpc.watch import Watch
@@ -184,8 +185,8 @@ def change_of_one_step(tmp_path, clip_norm: float | None) -> float:
     parts = Parts(
         config, comm, device, model, build(config.optimizer, model),
         NoExchange(comm, model, Agenda(1, None, 1), seed=0, consensus_every=None),
-        Doubles("regression", device, torch.float32), list(model.parameters()), Watch(), Pruning(), Feed(), "", {},
-        Nowhere(), Heartbeat(tmp_path, 0, 1, {}), StopRequest(), lambda *_: None,
+        Doubles("regression", device, torch.float32), list(model.parameters()), Watch(), Pruning(), Penalties(), Feed(),
+        "", {}, Nowhere(), Heartbeat(tmp_path, 0, 1, {}), StopRequest(), lambda *_: None,
     )  # fmt: skip
     Engine(parts).run(Silent())
     after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
