@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import exp, inf, isfinite, lgamma, log, nan, pi
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ class Prior:
         self.log_kappa = self._log_moment(0, 0.0)[0]
 
     def log_density(self, theta: ArrayLike) -> Array:
-        """ln of the density; on R^d with d > 1 at points of this norm."""
+        """The density's logarithm; on R^d with d > 1 at points of this norm."""
         return np.asarray(self.log_weight(np.asarray(theta, dtype=np.float64)) - self.log_kappa)
 
     def density(self, theta: ArrayLike) -> Array:
@@ -41,7 +42,7 @@ class Prior:
         return np.asarray(np.exp(self.log_density(theta)))
 
     def moment(self, order: int, about: float = 0.0) -> float:
-        """E[(theta - about)^order]; on R^d with d > 1, about 0 only: E[||theta||^order]. inf or nan if there is none."""
+        """E[(theta - about)^order], on R^d with d > 1 E[||theta||^order]; inf or nan if there is none."""
         if self.dimension > 1 and about:
             raise ValueError(f"moments of a prior on R^{self.dimension} are those of the norm, about 0; got {about!r}")
         size, balance = self._log_moment(order, about)
@@ -49,18 +50,18 @@ class Prior:
             return inf if balance == 1 else nan
         return balance * exp(size - self.log_kappa)
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """E[theta]; 0 on R^d with d > 1, if the norm has a mean."""
         first = self.moment(1)
         return first if self.dimension == 1 else 0.0 * first
 
-    @property
+    @cached_property
     def second_moment(self) -> float:
         """E[theta^2], on R^d with d > 1 E[||theta||^2]: what Glorot's condition is about."""
         return self.moment(2)
 
-    @property
+    @cached_property
     def variance(self) -> float:
         """Of theta, or of each coordinate."""
         if self.dimension > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from math import e, exp, factorial, inf, isfinite, log, nan, pi, sqrt
+from math import e, exp, factorial, inf, isfinite, log, nan, pi
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -43,7 +43,7 @@ class Smooth(ABC):
 
     @abstractmethod
     def log_density(self, x: Array) -> Array:
-        """ln beta_0(x)."""
+        """The logarithm of beta_0(x)."""
 
     @abstractmethod
     def characteristic(self, xi: Array) -> NDArray[np.complex128]:
@@ -108,11 +108,11 @@ class Gaussian(Smooth):
 
     def characteristic(self, xi: Array) -> NDArray[np.complex128]:
         """exp(-s^2 xi^2 / 2)."""
-        return np.exp(-self.fixed * xi**2 / 2 + 0j)
+        return np.asarray(np.exp(-self.fixed * xi**2 / 2), dtype=np.complex128)
 
     @property
     def entropy(self) -> float:
-        """ln(2 pi e s^2) / 2. (W prints (4.17) without the half; the lines below it have it.)"""
+        """ln(2 pi e s^2) / 2. W prints (4.17) without the half; its proof has it."""
         return log(2 * pi * e * self.fixed) / 2
 
     def moment(self, order: int) -> float:
@@ -157,7 +157,10 @@ class ByCharacteristicFunction(Smooth):
             )
         x, weights = self.nodes
         for xi in (0.0, 0.3 / self.scale, 1 / self.scale):
-            said, found = complex(self.characteristic(np.array([xi]))[0]), complex((weights * np.exp(1j * xi * x)).sum())
+            said, found = (
+                complex(self.characteristic(np.array([xi]))[0]),
+                complex((weights * np.exp(1j * xi * x)).sum()),
+            )
             if not abs(said - found) < (1e-2 if log_density else 1e-6):  # a jump costs Gauss's rule some digits
                 raise ValueError(
                     f"density and characteristic function of {name} do not belong together: at xi = {xi:.4g} "
@@ -185,7 +188,7 @@ class ByCharacteristicFunction(Smooth):
         """By quadrature."""
         x, weights = self.nodes
         some = weights > 0
-        return -float((weights[some] * self.log_density(x[some])).sum())
+        return -float(weights[some] @ self.log_density(x[some]))
 
     def moment(self, order: int) -> float:
         """By quadrature, with a look at the tails."""
@@ -195,7 +198,7 @@ class ByCharacteristicFunction(Smooth):
         above = log_integral(lambda x: self.log_density(x) + order * np.log(x))
         below = log_integral(lambda x: self.log_density(-x) + order * np.log(x))
         if isfinite(above) and isfinite(below):
-            return exp(above) + (-1) ** order * exp(below)
+            return exp(above) + (-exp(below) if order % 2 else exp(below))
         return nan if order % 2 else inf
 
     @cached_property
@@ -211,7 +214,9 @@ class ByCharacteristicFunction(Smooth):
         with np.errstate(all="ignore"):
             powers = np.array([heights[1] - heights[0], heights[2] - heights[3]]) / log(2)
         if (np.isfinite(powers) & (powers < 50)).any():
-            found.append(f"the posterior's density falls like |x|^-{powers[powers < 50].min():.3g}, not faster than any power")
+            found.append(
+                f"the posterior's density falls like |x|^-{powers[powers < 50].min():.3g}, not faster than any power"
+            )
         return tuple(found)
 
     @cached_property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Function = Callable[[NDArray[Any]], NDArray[Any]]
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 NODES, WEIGHTS = leggauss(20)
 
@@ -29,11 +29,11 @@ BOUNDED: Final = 60.0  # ln x: a function that is 0 from here on has been cut of
 
 
 def log_integral(log_f: Function) -> float:
-    """ln of the integral of exp(log_f(x)) over x > 0; inf where it diverges.
+    """The logarithm of the integral of exp(log_f(x)) over x > 0; inf where it diverges.
 
-    The function is looked at in t = ln x from -345 to 345; Gauss's rule follows on panels that double in size away from 0
-    and from each peak, halved until nothing changes. So a peak may be as narrow as it likes and lie anywhere, and a kink
-    costs some panels. Beyond both ends the function goes on as the power of x that it is there.
+    The function is looked at in t = ln x from -345 to 345; Gauss's rule follows on panels that double in size away
+    from 0 and from each peak, halved until nothing changes. So a peak may lie anywhere and be as narrow as it likes,
+    and a kink costs some panels. Beyond both ends the function goes on as the power of x that it is there.
 
     Args:
         log_f: Takes an array of x > 0; -inf is a weight of 0.
@@ -53,12 +53,14 @@ def log_integral(log_f: Function) -> float:
         heights = np.append(log_f(np.exp(peaks)) + peaks, top)
     highest = float(np.append(peaks, t[look.argmax()])[heights.argmax()])
     top = float(heights.max())
-    matters = np.append(t[look > top - NEGLIGIBLE], peaks)
+    matters = np.concatenate([t[look > top - NEGLIGIBLE], peaks, [highest]])
     edges = _edges(float(matters.min()) - STEP, float(matters.max()) + STEP, peaks)
     level = top - highest  # ln f at the peak
     with np.errstate(all="ignore"):
         total = integral(lambda x: np.exp(log_f(x) - level), edges)
-        total += _end(t, look - level) + _end(-t[::-1], (look - level)[::-1])
+        total += _end(look - level) + _end((look - level)[::-1])
+    if not total > 0:
+        raise ValueError(f"the peak at x = {np.exp(highest):.6g} is narrower than numbers next to each other")
     return level + log(total)
 
 
@@ -112,10 +114,10 @@ def _falls(t: Array, look: Array) -> bool:
     return bool(look[half] - look[last] > log(t[last] / t[half]))
 
 
-def _end(t: Array, look: Array) -> float:
+def _end(look: Array) -> float:
     """What lies beyond the last t if the fall goes on as it is there."""
-    fall = float(look[-2] - look[-1]) / STEP
-    return float(np.exp(look[-1])) / fall if np.isfinite(fall) else 0.0
+    fall, last = float(look[-2] - look[-1]) / STEP, float(np.exp(look[-1]))
+    return last / fall if last > 0 else 0.0
 
 
 def _peaks(log_f: Function, t: Array, look: Array) -> Array:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from structlearn.checks import check_positive
-from structlearn.priors.quadrature import Array
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from structlearn.priors.posteriors import Smooth
+    from structlearn.priors.quadrature import Array
 
 FLAT: Final = 0.25  # of the cutoff: frequencies below are left as they are
 AMPLIFIED: Final = 100.0  # by how much 1 / phi may enlarge a frequency unless a cutoff is given
@@ -64,7 +64,7 @@ class Regularised:
         self._table = self._tabulated()
 
     def __call__(self, theta: Array) -> Array:
-        """f."""
+        """Gives f."""
         theta = np.asarray(theta, dtype=np.float64)
         flat = theta.ravel()
         found = np.empty_like(flat)
@@ -77,7 +77,7 @@ class Regularised:
         return found.reshape(theta.shape)
 
     def _tabulated(self) -> Array:
-        """f at even multiples of the step up to the core's edge, by Simpson's rule, which has a kink at 0 as a node."""
+        """Gives f at even multiples of the step in the core, by Simpson's rule, which has a kink at 0 as a node."""
         half, far = 2 * round(self._core / self._step / 2), len(self._offsets) // 2
         x = self._step * np.arange(-half - far, half + far + 1)
         weights = self._step * self._kernel * np.where(np.arange(-far, far + 1) % 2, 4 / 3, 2 / 3)
@@ -91,9 +91,9 @@ class Regularised:
         place = theta / (2 * self._step) + len(self._table) // 2
         left = np.clip(np.floor(place).astype(np.int64), 1, len(self._table) - 3)
         u = place - left
-        cubics = (-u * (u - 1) * (u - 2) / 6, (u + 1) * (u - 1) * (u - 2) / 2, -(u + 1) * u * (u - 2) / 2, (u + 1) * u * (u - 1) / 6)
-        found: Array = sum((self._table[left + k - 1] * cubic for k, cubic in enumerate(cubics)), np.zeros_like(u))
-        return found
+        before, here, after, last = (self._table[left + k] for k in (-1, 0, 1, 2))
+        inner = (here * (1 - u) * (2 - u) + after * u * (2 - u)) * (1 + u) / 2
+        return np.asarray(inner - (before * (2 - u) + last * (1 + u)) * u * (1 - u) / 6)
 
 
 def _cutoff(posterior: Smooth) -> float:
@@ -104,5 +104,5 @@ def _cutoff(posterior: Smooth) -> float:
 
 def _window(share: Array) -> Array:
     """1 up to FLAT, 0 from 1 on, smooth between."""
-    fall = np.clip((share - FLAT) / (1 - FLAT), 1e-3, 1 - 1e-3)
-    return np.where(share <= FLAT, 1.0, np.where(share >= 1, 0.0, 1 / (1 + np.exp(1 / (1 - fall) - 1 / fall))))
+    fall = np.clip((share - FLAT) / (1 - FLAT), 1e-9, 1 - 1e-9)
+    return np.asarray((1 - np.tanh((1 / (1 - fall) - 1 / fall) / 2)) / 2)
