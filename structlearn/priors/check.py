@@ -45,6 +45,7 @@ def check(
     members: Sequence[Dirac | Smooth],
     penalties: Sequence[Callable[[Array], Array]],
     *,
+    centre: float,
     around: float,
 ) -> Check:
     """Compare both sides of r = KL(beta_mu || prior) - ln kappa; no constant is fitted (W (4.14)).
@@ -53,9 +54,10 @@ def check(
         prior: See above.
         members: The posterior; one for each variance, if that is learned.
         penalties: The penalty for each of them.
-        around: How far from 0 the means go.
+        centre: The middle of the means that are looked at.
+        around: How far they go on either side.
     """
-    mu = np.linspace(0 if prior.dimension > 1 else -around, around, MEANS)
+    mu = centre + around * np.linspace(0 if prior.dimension > 1 else -1, 1, MEANS)
     kl = np.array([_divergence(prior, member, mu) for member in members])
     wanted = np.array([np.broadcast_to(penalty(mu), mu.shape) for penalty in penalties]) + prior.log_kappa
     residual = float(np.abs(kl - wanted).max())
@@ -88,11 +90,19 @@ def mass(prior: Prior) -> float:
     about = mean if isfinite(mean) else 0.0
     variance = prior.variance
     scale = sqrt(variance) if isfinite(variance) else 1.0
-    t, step = np.linspace(-5, 300, 1 + 305 * 128, retstep=True)
-    x = scale * np.exp(t - np.exp(-t))
-    with np.errstate(all="ignore"):
+
+    def half(t: Array) -> float:
+        x = scale * np.exp(t - np.exp(-t))
         both = prior.density(about + x) + prior.density(about - x)
-        return float((both * x * (1 + np.exp(-t))).sum() * step)
+        return float((both * x * (1 + np.exp(-t))).sum())
+
+    t, step = np.linspace(-5, 300, 1 + 305 * 64, retstep=True)
+    with np.errstate(all="ignore"):
+        found, before = half(t), 0.0
+        while abs(found * step - before) > 1e-12 and step > 1e-3:  # the points between, until they change nothing
+            before = found * step
+            found, step = found + half(np.arange(-5 + step / 2, 300, step)), step / 2
+    return float(found * step)
 
 
 def _log_sphere(d: int) -> float:

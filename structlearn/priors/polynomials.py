@@ -76,6 +76,8 @@ def divided(coefficients: Array, posterior: Smooth) -> tuple[Array, Array]:
     """
     degree = len(coefficients) - 1
     moments = [1.0] + [posterior.moment(k) for k in range(1, degree + 1)]
+    if not np.isfinite(moments).all():
+        raise ValueError(f"{posterior!r} has no moment of order {int(np.isfinite(moments).argmin())}")
     inverse = [1.0]
     for k in range(1, degree + 1):
         inverse.append(-sum(comb(k, j) * moments[j] * inverse[k - j] for j in range(1, k + 1)))
@@ -106,7 +108,8 @@ def recognised(penalty: Callable[[Array], Array]) -> Array | None:
             fitted = polynomial.polyfit(x, here, degree)
             for found in (np.where(np.abs(fitted) < 1e-12 * np.abs(fitted).max(), 0.0, fitted), fitted):
                 size = polynomial.polyval(np.abs(test), np.abs(found))
-                if (np.abs(polynomial.polyval(test, found) - there) <= 1e-9 * size).all():
+                rounding = 1e-13 * np.abs(here).max()  # where large terms have cancelled
+                if (np.abs(polynomial.polyval(test, found) - there) <= 1e-9 * size + rounding).all():
                     return np.trim_zeros(found, "b") if found.any() else np.zeros(1)
     return None
 

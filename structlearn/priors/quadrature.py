@@ -24,6 +24,9 @@ FURTHEST: Final = 345.0
 NEGLIGIBLE: Final = 60.0
 """What is this much below the peak, in logarithms, is left out: 1e-26 of it."""
 
+NARROWEST: Final = 2.0**-40
+"""The narrowest a peak may be, relative to where it is: some thousand floats."""
+
 STEP: Final = 0.1  # of the first look, in ln x
 BOUNDED: Final = 60.0  # ln x: a function that is 0 from here on has been cut off, rather than run out of numbers
 
@@ -40,27 +43,31 @@ def log_integral(log_f: Function) -> float:
     """
     t = np.linspace(-FURTHEST, FURTHEST, round(2 * FURTHEST / STEP) + 1)
     with np.errstate(all="ignore"):
-        look = log_f(np.exp(t)) + t
+        heights = log_f(np.exp(t))
+        look = heights + t
     if np.isnan(look).any():
         x = np.exp(t[np.isnan(look)][0])
         raise ValueError(f"the function to be integrated is no number at x = {x:.3g}; it must be one for all x > 0")
     if np.isneginf(look).all() or (top := float(look.max())) == -inf:
         return -inf
-    if top == inf or not (_falls(t, look) and _falls(-t[::-1], look[::-1])):
+    if top == inf or not (_falls(heights, t) and _falls(heights[::-1], t[::-1])):
         return inf
     peaks = _peaks(log_f, t, look)
     with np.errstate(all="ignore"):
-        heights = np.append(log_f(np.exp(peaks)) + peaks, top)
-    highest = float(np.append(peaks, t[look.argmax()])[heights.argmax()])
-    top = float(heights.max())
+        tops = np.append(log_f(np.exp(peaks)) + peaks, top)
+    highest = float(np.append(peaks, t[look.argmax()])[tops.argmax()])
+    top = float(tops.max())
     matters = np.concatenate([t[look > top - NEGLIGIBLE], peaks, [highest]])
     edges = _edges(float(matters.min()) - STEP, float(matters.max()) + STEP, peaks)
     level = top - highest  # ln f at the peak
     with np.errstate(all="ignore"):
+        beside = log_f(np.exp(highest) * (1 + NARROWEST * np.array([-1.0, 1.0]))) - level
+        if (beside < -NEGLIGIBLE).all():
+            raise ValueError(
+                f"the peak at x = {np.exp(highest):.6g} is too narrow: relative to x, below {NARROWEST:.1g}"
+            )
         total = integral(lambda x: np.exp(log_f(x) - level), edges)
         total += _end(look - level) + _end((look - level)[::-1])
-    if not total > 0:
-        raise ValueError(f"the peak at x = {np.exp(highest):.6g} is narrower than numbers next to each other")
     return level + log(total)
 
 
@@ -101,17 +108,18 @@ def _gauss(f: Function, left: Array, right: Array) -> Array:
     return values
 
 
-def _falls(t: Array, look: Array) -> bool:
-    """Is the integral of exp(look) over t finite at its upper end?
+def _falls(heights: Array, t: Array) -> bool:
+    """Is the integral of exp(heights + t) over t finite at its end, which is where the arrays end?
 
-    It is if exp(look) falls faster than 1 / t (Bertrand), judged between the last t with a value and half of it. An
+    It is if it falls faster than 1 / |t| (Bertrand), judged between the last t with a value and half of it. An
     integrand in x that falls as x^-(1+s) is exp(-s t) in t: s below 0.004 is taken for 0.
     """
-    last = int(np.flatnonzero(np.isfinite(look))[-1])
-    if t[last] < BOUNDED:
+    last = int(np.flatnonzero(np.isfinite(heights))[-1])
+    if t[last] * np.sign(t[-1]) < BOUNDED:
         return True
-    half = int(np.searchsorted(t, t[last] / 2))
-    return bool(look[half] - look[last] > log(t[last] / t[half]))
+    half = int(np.abs(t - t[last] / 2).argmin())
+    # Each difference by itself: heights may be so large that t is lost in the sum.
+    return bool(heights[half] - heights[last] + (t[half] - t[last]) > log(t[last] / t[half]))
 
 
 def _end(look: Array) -> float:
@@ -133,7 +141,7 @@ def _peaks(log_f: Function, t: Array, look: Array) -> Array:
             width *= 0.15
         height = log_f(np.exp(at)) + at
     order = np.argsort(-height)
-    kept: Array = at[order][height[order] > height.max(initial=-inf) - NEGLIGIBLE]
+    kept: Array = at[order][height[order] >= height.max(initial=-inf) - NEGLIGIBLE]
     return kept
 
 

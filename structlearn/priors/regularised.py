@@ -22,6 +22,7 @@ FREQUENCIES: Final = 1024  # up to the cutoff
 POINTS: Final = 2**19  # of the kernel's grid, a period of 2 pi 1024 / cutoff
 REACH: Final = 500.0  # over the cutoff: beyond, the kernel is 1e-11 of its peak
 CORE: Final = 500.0  # over the cutoff: up to here the grid is fine, for a kink at 0 and others near it
+FAR: Final = 1e6  # over the cutoff: beyond, a power of theta and what dividing by phi makes of it agree to 1e-12
 COARSE: Final = 64  # further out the penalty is smooth, and each 64th point of the kernel does
 
 
@@ -34,7 +35,8 @@ class Regularised:
     to r as n grows, and polynomials are left as they are. The larger n is, the closer r_n is to r, and the wilder f:
     dividing by phi enlarges the frequency n by 1 / |phi(n)|.
 
-    Computed as the convolution of r with the kernel F^-1[window / phi]: on a fine grid around 0, by sums further out.
+    Computed as the convolution of r with the kernel F^-1[window / phi]: on a fine grid around 0, by sums further out, and r itself
+    where it bends no more.
 
     Args:
         penalty: Of an array.
@@ -71,7 +73,8 @@ class Regularised:
         near = np.abs(flat) < self._core - 4 * self._step
         found[near] = self._interpolated(flat[near])
         weights, offsets = COARSE * self._step * self._kernel[::COARSE], self._offsets[::COARSE]
-        outside = np.flatnonzero(~near)
+        found[~near] = self.penalty(flat[~near])
+        outside = np.flatnonzero(~near & (np.abs(flat) < FAR / self.cutoff))
         for part in np.array_split(outside, 1 + len(outside) // 1000):
             found[part] = self.penalty(flat[part][:, None] - offsets) @ weights
         return found.reshape(theta.shape)

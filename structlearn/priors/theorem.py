@@ -73,7 +73,7 @@ def _deterministic(penalty: Penalty, posterior: Dirac) -> Answer:
         return Answer(
             name, repr(posterior), False, _not_integrable("exp(-penalty)", coefficients), outside, coefficients
         )
-    checked = check(prior, [posterior], [r], around=4 * _scale(prior, 1.0))
+    checked = check(prior, [posterior], [r], **_where(prior, 1.0))
     why = (
         "A = -penalty, and exp(A) can be integrated: the posterior's mode under this prior is what training finds (MAP)"
     )
@@ -94,7 +94,7 @@ def _polynomial(coefficients: Array, posterior: Smooth) -> Answer:
         why = _not_integrable(f"exp(-({written(quotient, 'theta')}))", quotient)
         return answer(exists=None if posterior.outside else False, why=why, quotient=quotient)
     prior = Prior(log_weight)
-    checked = check(prior, [posterior], [partial(_value, coefficients)], around=4 * _scale(prior, posterior.scale))
+    checked = check(prior, [posterior], [partial(_value, coefficients)], **_where(prior, posterior.scale))
     exponent = -quotient
     exponent[0] -= posterior.entropy
     why = f"A = {written(exponent, 'theta')}, and exp(A) can be integrated"
@@ -141,7 +141,7 @@ def _learned(penalty: Penalty, posterior: Gaussian, variances: Sequence[float]) 
         why=why,
         quotient=quotient,
         prior=prior,
-        check=check(prior, members, parts, around=4 * _scale(prior, 1.0)),
+        check=check(prior, members, parts, **_where(prior, 1.0)),
     )
 
 
@@ -182,8 +182,7 @@ def _regularised(penalty: Penalty, posterior: Smooth, cutoff: float | None) -> A
     prior = Prior(lambda theta: -posterior.entropy - quotient(theta))
     if not isfinite(prior.log_kappa):
         return answer(why=why + "; but not even the candidate is one: its exponential has no finite integral")
-    around = 4 * max(_scale(prior, posterior.scale), posterior.scale)
-    return answer(why=why, prior=prior, check=check(prior, [posterior], [r], around=around))
+    return answer(why=why, prior=prior, check=check(prior, [posterior], [r], **_where(prior, posterior.scale)))
 
 
 NO_COMPACT_SUPPORT: Final = (
@@ -273,11 +272,15 @@ def _negative(coefficients: Array, entropy: float, x: Array) -> Array:
     return -entropy - np.where(np.isnan(values), np.inf, values)
 
 
-def _scale(prior: Prior, otherwise: float) -> float:
-    """The square root of the second moment; if there is none, how far from 0 the density is above 5 % of its peak."""
-    size = prior.second_moment
-    if isfinite(size):
-        return sqrt(size)
-    x = otherwise * np.geomspace(1e-6, 1e6, 241)
+def _where(prior: Prior, scale: float) -> dict[str, float]:
+    """Which means to look at: four standard deviations of the prior on either side of its mean.
+
+    If it has none, as far as the density is above 5 % of its peak, on the scale of the posterior.
+    """
+    if prior.dimension > 1 and isfinite(prior.second_moment):
+        return {"centre": 0.0, "around": 4 * sqrt(prior.second_moment)}
+    if isfinite(prior.variance):
+        return {"centre": prior.mean, "around": 4 * sqrt(prior.variance)}
+    x = scale * np.geomspace(1e-6, 1e6, 241)
     height = np.logaddexp(prior.log_density(x), prior.log_density(-x))
-    return float(x[np.flatnonzero(height > height.max() - 3)[-1]])
+    return {"centre": 0.0, "around": 4 * float(x[np.flatnonzero(height > height.max() - 3)[-1]])}

@@ -86,7 +86,9 @@ def test_heavy_tails_are_found_and_have_few_moments():
 def test_bad_posteriors():
     with pytest.raises(ValueError, match="variance must be above 0, got 0"):
         Gaussian(0)
-    with pytest.raises(ValueError, match=r"the variance is learned: ask a Gaussian of one variance, Gaussian\(variance"):
+    with pytest.raises(
+        ValueError, match=r"the variance is learned: ask a Gaussian of one variance, Gaussian\(variance"
+    ):
         Gaussian().entropy  # noqa: B018
     with pytest.raises(ValueError, match="dimension must be a whole number"):
         Dirac(0)
