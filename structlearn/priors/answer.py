@@ -68,7 +68,7 @@ class Answer:
             ("posterior", self.posterior),
             ("prior", says[self.exists]),
             ("because", self.why),
-            *(("conditions", text) for text in self.outside),
+            *(("outside", text) for text in self.outside),
         ]
         if self.quotient is not None:
             rows.append(("quotient", written(self.quotient, "theta")))

@@ -35,8 +35,8 @@ class Regularised:
     to r as n grows, and polynomials are left as they are. The larger n is, the closer r_n is to r, and the wilder f:
     dividing by phi enlarges the frequency n by 1 / |phi(n)|.
 
-    Computed as the convolution of r with the kernel F^-1[window / phi]: on a fine grid around 0, by sums further out, and r itself
-    where it bends no more.
+    Computed as the convolution of r with the kernel F^-1[window / phi]: on a fine grid around 0, by sums further out,
+    and as r itself where r bends no more. A kink far from 0 (500 / n) is seen by the coarse sums only.
 
     Args:
         penalty: Of an array.

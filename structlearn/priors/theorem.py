@@ -152,8 +152,9 @@ def _depends(varying: list[int], rows: list[Array]) -> str:
     second = np.array([row[2] if len(row) > 2 else 0.0 for row in rows])
     if len(rows[0]) == 3 and np.ptp(second) <= SAME * second.max() and not np.any([row[1] for row in rows]):
         b = float(second.mean())
+        factor = "" if b == 1 else f"{b:.6g} "
         why += (
-            f"; with {b:.6g} mu^2 only {b:.6g} (mu^2 + nu) - ln(2 pi e nu) / 2 + constant is a KL divergence, "
+            f"; with {factor}mu^2 only {factor}(mu^2 + nu) - ln(2 pi e nu) / 2 + constant is a KL divergence, "
             f"that from N(0, {1 / (2 * b):.6g}) (corollary 7)"
         )
     return why

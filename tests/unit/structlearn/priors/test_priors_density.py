@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from structlearn.priors import Prior
 
 
+@settings(deadline=None)
 @given(p=st.floats(0.4, 10), scale=st.floats(1e-6, 1e6))
 def test_generalised_normal_distributions(p, scale):
     prior, wanted = Prior(lambda x: -(np.abs(x / scale) ** p)), stats.gennorm(p, scale=scale)
@@ -24,6 +25,7 @@ def test_generalised_normal_distributions(p, scale):
     assert prior.moment(3) == pytest.approx(0, abs=1e-12 * wanted.std() ** 3)
 
 
+@settings(deadline=None)
 @given(mean=st.floats(-1e4, 1e4), sd=st.floats(0.05, 20))
 def test_a_normal_distribution_anywhere(mean, sd):
     prior = Prior(lambda x: -((x - mean) ** 2) / (2 * sd**2))

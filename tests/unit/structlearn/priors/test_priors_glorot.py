@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
@@ -15,6 +15,7 @@ from structlearn.priors import ByCharacteristicFunction, Dirac, Gaussian, Polyno
 INPUTS = st.one_of(st.integers(1, 10), st.integers(1, 10**5))
 
 
+@settings(deadline=None)
 @given(inputs=INPUTS, units=INPUTS)
 def test_the_four_of_table_4_1(inputs, units):
     p = inputs
@@ -24,6 +25,7 @@ def test_the_four_of_table_4_1(inputs, units):
     assert glorot_strength(lambda norm: norm, p, group=units) == pytest.approx(math.sqrt(p * (units + 1)), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(inputs=st.integers(1, 1000), units=st.integers(1, 300), side=st.sampled_from([1, 3, 5, 7]))
 def test_groups_of_a_convolution_by_input_channel(inputs, units, side):
     """W prints the linear layer only: sqrt(P (n + 1)). With k x k patches a group has n k^2 weights."""
@@ -36,6 +38,7 @@ def test_a_million_weights_in_a_group():
     assert found == pytest.approx(math.sqrt(10**5 * (10**6 + 1)), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(inputs=INPUTS, p=st.floats(0.3, 8))
 def test_powers(inputs, p):
     """Of exp(-lam |w|^p) E w^2 is lam^(-2/p) gamma(3/p) / gamma(1/p)."""
@@ -43,6 +46,7 @@ def test_powers(inputs, p):
     assert glorot_strength(lambda w: np.abs(w) ** p, inputs) == pytest.approx(wanted, rel=1e-10)
 
 
+@settings(deadline=None)
 @given(inputs=INPUTS, d=st.integers(1, 1000))
 def test_heavy_tails(inputs, d):
     """exp(-lam ln(1 + w^2)) is Student's distribution, E w^2 = d / (2 lam - d - 2)."""
@@ -121,5 +125,5 @@ def test_bad_questions():
     with pytest.raises(ValueError, match=r"the posterior is on R\^3, and group = 2"):
         glorot_strength(np.abs, 5, group=2, posterior=Dirac(3))
     heavy = ByCharacteristicFunction(lambda xi: np.exp(-np.abs(xi)), lambda x: -np.log(np.pi) - np.log1p(x**2))
-    with pytest.raises(ValueError, match="no moment of order 2"):
+    with pytest.raises(ValueError, match="no moment of order 1"):
         glorot_strength(lambda w: w**2, 5, posterior=heavy)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.polynomial import HermiteE, polynomial
 from scipy import stats
@@ -30,6 +30,7 @@ def test_powers_under_the_standard_normal_are_hermites_polynomials(degree):
     np.testing.assert_allclose(found, HermiteE(power).convert(kind=polynomial.Polynomial).coef, atol=1e-13)
 
 
+@settings(deadline=None)
 @given(COEFFICIENTS, st.floats(1e-3, 3))
 def test_it_is_the_heat_equation_backwards(coefficients, variance):
     """Of a Gaussian the operator is exp(-(s^2/2) d^2/dtheta^2)."""
@@ -40,6 +41,7 @@ def test_it_is_the_heat_equation_backwards(coefficients, variance):
     np.testing.assert_allclose(divided(np.array(coefficients), Gaussian(variance))[0], wanted, rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(COEFFICIENTS, st.floats(-2, 2))
 def test_the_expectation_gives_the_penalty_back_also_for_a_skewed_posterior(coefficients, mu):
     """E quotient(mu + x) = r(mu): brute force with samples' exact moments, those of three points."""
@@ -68,6 +70,7 @@ def test_a_skewed_posterior_shifts():
     np.testing.assert_allclose(divided(np.array([0, 1.0]), gumbel)[0], [-np.euler_gamma, 1], atol=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-50, 50).map(lambda n: n / 8), min_size=1, max_size=7))
 def test_functions_that_are_polynomials_are_recognised(coefficients):
     found = recognised(lambda mu: polynomial.polyval(mu, coefficients))
