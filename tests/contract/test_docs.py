@@ -1,5 +1,7 @@
 """What the documents say is so: links, commands, configurations, the reference, the code in them."""
 
+import contextlib
+import io
 import json
 import re
 import runpy
@@ -171,6 +173,28 @@ def named_everywhere(page: Path, run_dir: Path) -> None:
     said += json.loads((run_dir / "status.json").read_text(encoding="utf-8"))
     said += [path.name for path in run_dir.iterdir()]
     assert not [word for word in said if f"`{word}`" not in text and f"  {word}" not in text]
+
+
+# --- the code in priors.md -----------------------------------------------------------------------------
+
+
+def test_the_code_in_priors_md_prints_what_stands_below_it() -> None:
+    """Words to the letter; numbers to five digits, and what is rounding must be rounding."""
+    text = (ROOT / "docs" / "priors.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(pairs) == len(blocks(ROOT / "docs" / "priors.md", {"python"})) == 5
+    assert sum(said.count("residual ") for _, said in pairs) == 3
+    names: dict[str, Any] = {}
+    for code, said in pairs:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, names)
+        found, wanted = printed.getvalue().split(), said.split()
+        assert len(found) == len(wanted), printed.getvalue()
+        for ours, its in zip(found, wanted, strict=True):
+            if re.fullmatch(r"-?\d[\d.e+-]*", its):
+                assert float(ours) == pytest.approx(float(its), rel=1e-5, abs=1e-11)
+            else:
+                assert ours == its
 
 
 # --- one version ---------------------------------------------------------------------------------------
