@@ -218,6 +218,10 @@ class Part(nn.Module):
         self.projection = Projection(refresh)
         self.seen = Seen()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """What comes in: a Sequential calls all of its parts, and this becomes the last one."""
+        return x
+
 
 class Seen:
     """An output layer's last input in training. It is not copied with the network."""

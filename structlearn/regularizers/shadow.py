@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from structlearn.alrao import Heads
@@ -60,8 +61,11 @@ class Shadow:
         self.layers: list[nn.Module] = []
 
     def cast(self, model: nn.Module, _: Any) -> None:
-        """The network is called. Where several regularisers change one weight, each changes what the last one left."""
-        if not model.training:
+        """The network is called. Where several regularisers change one weight, each changes what the last one left.
+
+        Without gradients nothing is learnt: statistics are gathered, or the structure is followed.
+        """
+        if not (model.training and torch.is_grad_enabled()):
             return
         changed: dict[int, Tensor] = {}
         for layer in self.layers:
