@@ -117,27 +117,27 @@ def _narrow(centred: Tensor, basis: Tensor | None, wide: _Mode, narrow: _Mode, s
     constant = (share_v / share_w).log() + 0.5 * (variance_w / variance_v).log()
     constant = constant + 0.5 * (mean_w.square() / variance_w - mean_v.square() / variance_v)
     sums = []
-    for place, z in _parts(centred, basis):
-        part = torch.addcmul(linear, z, square)
-        d = torch.addcmul(constant, part, z)
+    for place, z, part, d in _parts(centred, basis):
+        torch.addcmul(linear, z, square, out=part)
+        torch.addcmul(constant, part, z, out=d)
         part.addcmul_(z, square)  # the derivative of d by z
         sums.append(torch.nn.functional.softplus(d).sum())
-        weight = d.sigmoid_()
-        if len(z) == 1:
-            slope[place].addcmul_(weight[0], part[0])
+        weight, rows = d.sigmoid_(), place.stop - place.start
+        if len(z) == rows:
+            slope[place].addcmul_(weight, part)
         else:
-            slope[place].add_(weight.mul_(part).sum(0))
+            slope[place].add_(weight.mul_(part).view(-1, rows, len(linear)).sum(0))
     return torch.stack(sums).sum()
 
 
 def _fit(centred: Tensor, basis: Tensor | None, centre: Tensor, samples: int) -> Modes:
     """The M-step with responsibilities sigmoid(z)."""
     found = []
-    for _, z in _parts(centred, basis):
-        for factor in (1, -1):
-            share = torch.add(centre, z).mul_(factor).sigmoid_() if factor < 0 else torch.add(centre, z).sigmoid_()
-            first = share * z
-            found += [share.sum((0, 1)), first.sum((0, 1)), first.mul_(z).sum((0, 1))]
+    for _, z, share, product in _parts(centred, basis):
+        for sign, start in ((1, centre), (-1, -centre)):  # sigmoid(z), sigmoid(-z)
+            torch.add(start, z, alpha=sign, out=share)
+            torch.mul(share.sigmoid_(), z, out=product)
+            found += [share.sum(0), product.sum(0), product.mul_(z).sum(0)]
     mass1, first1, second1, mass0, first0, second0 = torch.stack(found).view(-1, 6, len(centre)).double().sum(0)
     modes = []
     for mass, first, second in ((mass1, first1, second1), (mass0, first0, second0)):
@@ -162,15 +162,24 @@ def _squares(centred: Tensor, basis: Tensor | None) -> Tensor:
     return (basis @ (flat.mT @ flat)).mul_(basis).sum(1).clamp_(min=0.0)
 
 
-def _parts(centred: Tensor, basis: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """(which rows, z - centre [some draws, these rows, D]), part by part."""
+def _parts(centred: Tensor, basis: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """(which rows, z - centre [some draws of these rows, D], room for two more like it), part by part.
+
+    All in the same memory: fresh memory for each would cost a CPU more than what is done in it.
+    """
     draws, rows, columns = centred.shape
     dimension = columns if basis is None else len(basis)
     room = CACHED if centred.device.type == "cpu" else _ROOM
     height = max(1, min(rows, room // dimension))
-    depth = max(1, min(draws, room // (height * dimension)))
+    depth = 1 if height < rows else max(1, min(draws, room // (height * dimension)))
+    memory = centred.new_empty(3, height * depth, dimension)
     for start in range(0, rows, height):
         place = slice(start, min(start + height, rows))
         for draw in range(0, draws, depth):
-            part = centred[draw : draw + depth, place]
-            yield place, part if basis is None else part @ basis.mT
+            part = centred[draw : draw + depth, place].flatten(0, 1)
+            z, *others = memory[:, : len(part)]
+            if basis is None:
+                z.copy_(part)
+            else:
+                torch.mm(part, basis.mT, out=z)
+            yield place, z, others[0], others[1]
