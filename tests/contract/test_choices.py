@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from hpc.config import data, files, model, training
 from hpc.config import penalties as penalties_config
 from hpc.config import pruning as pruning_config
+from hpc.config import regularizers as regularizers_config
 from hpc.config.read import validate
 from structlearn.models import ACTIVATIONS, MODELS
 from structlearn.models.checks import Stem
@@ -142,3 +143,25 @@ def test_every_penalty_can_be_built_with_the_defaults_of_penalise(name: str) -> 
     alone = penalise(network, name, strength=1 / 50)
     assert made.value() == alone.value()
     assert (made.strength, made.proximal, made.layers) == (0.02, alone.proximal, alone.layers)
+
+
+REGULARIZERS = sections(regularizers_config.RegularizerConfig)
+
+
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_every_regularizer_can_be_built_with_the_defaults_of_its_method(name: str) -> None:
+    from hpc import regularizers
+
+    network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    (config,) = validate({"regularizers": [{"name": name}]}).regularizers
+    attached = regularizers.attach([config], network, torch.rand(4, 3), "classification", 50)
+    (made,) = attached._regularizers
+    assert type(made).__name__.lower() == name.replace("_", "")
+    given = inspect.signature(type(made)).parameters
+    defaults = {each.name: each.default for each in given.values() if each.default is not each.empty}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in defaults and value is not None:
+            assert value == defaults[field.name], field.name
+    attached.remove()
+    assert not any(each._forward_pre_hooks or each._forward_hooks for each in network.modules())

@@ -25,6 +25,10 @@ SCALP = (  # units are sorted and cut after each epoch
     *("--pruning.name", "scalp", "--pruning.threshold", "0.05", "--pruning.strength", "0.01"),
     *("--optimizer.lr", "1.0", "--optimizer.momentum", "0.5"),
 )
+REGULARISED = (  # all that carries something from step to step, or draws numbers
+    *("--penalties", "[{name: group_lasso}]", "--regularizers"),
+    "[{name: shade}, {name: reve, refresh: 7}, {name: dropconnect, rate: 0.1}, {name: variational, samples: 2}]",
+)
 EXCHANGES = {  # and what is trained under them
     "none": ("--exchange.name", "none"),
     "sync": ("--exchange.name", "sync"),
@@ -56,6 +60,8 @@ EXCHANGES = {  # and what is trained under them
     ),
     "sync, ScaLP": ("--exchange.name", "sync", *SCALP),
     "persyn, ScaLP": ("--exchange.name", "persyn", "--exchange.tau", "7", "--exchange.momentum", "mix", *SCALP),
+    "sync, ScaLP, regularised": ("--exchange.name", "sync", *SCALP, *REGULARISED),
+    "persyn, ScaLP, regularised": ("--exchange.name", "persyn", "--exchange.tau", "7", *SCALP, *REGULARISED),
     "easgd, ScaLP": ("--exchange.name", "easgd", "--exchange.tau", "3", "--exchange.mode", "sync", *SCALP),
 }
 
