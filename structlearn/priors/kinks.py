@@ -20,14 +20,15 @@ def kink(f: Callable[[Array], Array], around: float) -> float | None:
     """
     x, h = np.linspace(-around, around, 2001, retstep=True)
     best = x[np.argsort(-_bend(f, x, h))[:8]]
-    slope = float(np.abs(np.diff(f(x))).max()) / h
+    slope, size = float(np.abs(np.diff(f(x))).max()) / h, float(np.abs(f(x)).max())
+    rounding = 1e-14 * size / (h * 2.0**-20)
     for start in (0.0, *best):
         at, width, first = float(start), float(h), float(_bend(f, np.array([start]), h)[0])
         for _ in range(20):
             width /= 2
             near = at + width * np.linspace(-2, 2, 33)
             at = float(near[_bend(f, near, width).argmax()])
-        if _bend(f, np.array([at]), width)[0] > max(0.25 * first, 1e-3 * slope):
+        if _bend(f, np.array([at]), width)[0] > max(0.25 * first, 1e-3 * slope, rounding):
             return 0.0 if abs(at) < 2 * h * 2.0**-20 else at
     return None
 

@@ -83,9 +83,16 @@ class Regularised:
         """Gives f at even multiples of the step in the core, by Simpson's rule, which has a kink at 0 as a node."""
         half, far = 2 * round(self._core / self._step / 2), len(self._offsets) // 2
         x = self._step * np.arange(-half - far, half + far + 1)
+        with np.errstate(all="ignore"):
+            values = self.penalty(x)
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"the penalty is {values[~np.isfinite(values)][0]} at {x[~np.isfinite(values)][0]:.4g}: one under a "
+                "posterior with a density must be finite everywhere and grow no faster than a power"
+            )
         weights = self._step * self._kernel * np.where(np.arange(-far, far + 1) % 2, 4 / 3, 2 / 3)
         length = 1 << (len(x) + len(weights) - 1).bit_length()
-        product = np.fft.rfft(self.penalty(x), length) * np.fft.rfft(weights, length)
+        product = np.fft.rfft(values, length) * np.fft.rfft(weights, length)
         table: Array = np.fft.irfft(product, length)[2 * far : 2 * far + 2 * half + 1 : 2]
         return table
 

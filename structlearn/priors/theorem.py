@@ -152,7 +152,7 @@ def _depends(varying: list[int], rows: list[Array]) -> str:
     second = np.array([row[2] if len(row) > 2 else 0.0 for row in rows])
     if len(rows[0]) == 3 and np.ptp(second) <= SAME * second.max() and not np.any([row[1] for row in rows]):
         b = float(second.mean())
-        factor = "" if b == 1 else f"{b:.6g} "
+        factor = f"{b:.6g} ".removeprefix("1 ")
         why += (
             f"; with {factor}mu^2 only {factor}(mu^2 + nu) - ln(2 pi e nu) / 2 + constant is a KL divergence, "
             f"that from N(0, {1 / (2 * b):.6g}) (corollary 7)"
@@ -267,10 +267,8 @@ def _value(coefficients: Array, x: Array) -> Array:
 
 
 def _negative(coefficients: Array, entropy: float, x: Array) -> Array:
-    """A = -Ent - quotient; -inf where its highest power is beyond numbers, the lower ones too."""
-    with np.errstate(all="ignore"):
-        values = polynomial.polyval(x, coefficients)
-    return -entropy - np.where(np.isnan(values), np.inf, values)
+    """A = -Ent - quotient."""
+    return -entropy - polynomial.polyval(x, coefficients)
 
 
 def _where(prior: Prior, scale: float) -> dict[str, float]:
@@ -283,5 +281,7 @@ def _where(prior: Prior, scale: float) -> dict[str, float]:
     if isfinite(prior.variance):
         return {"centre": prior.mean, "around": 4 * sqrt(prior.variance)}
     x = scale * np.geomspace(1e-6, 1e6, 241)
-    height = np.logaddexp(prior.log_density(x), prior.log_density(-x))
+    height = prior.log_density(x)
+    if prior.dimension == 1:
+        height = np.logaddexp(height, prior.log_density(-x))
     return {"centre": 0.0, "around": 4 * float(x[np.flatnonzero(height > height.max() - 3)[-1]])}
