@@ -92,7 +92,7 @@ def integral(f: Function, edges: Array, tolerance: float = 1e-13) -> float:
         rough = np.abs(halved - whole) > tolerance * abs(done + halved.sum())
         done += float(halved[~rough].sum())
         # So many panels that still change are noise of the function's own rounding.
-        if not rough.any() or np.count_nonzero(rough) > 4096:
+        if not rough.any() or np.count_nonzero(rough) > 1024:
             return done + float(halved[rough].sum())
         left, right = np.concatenate([left[rough], middle[rough]]), np.concatenate([middle[rough], right[rough]])
         whole = np.concatenate([first[rough], second[rough]])
