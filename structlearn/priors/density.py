@@ -21,21 +21,23 @@ class Prior:
     """The density exp(A) / kappa, on the line or, where A is a function of the 2-norm, on R^d.
 
     Args:
-        log_weight: A. On R^d with d > 1 a function of the norm.
+        log_weight: A, but for a constant. On R^d with d > 1 a function of the norm.
         dimension: d.
+        constant: The rest of A; apart, so that a large one costs no digits.
 
     Attributes:
         log_kappa: ln of the integral of exp(A); inf where that diverges, and no prior exists.
     """
 
-    def __init__(self, log_weight: Callable[[Array], Array], dimension: int = 1) -> None:
+    def __init__(self, log_weight: Callable[[Array], Array], dimension: int = 1, constant: float = 0.0) -> None:
         self.log_weight = log_weight
         self.dimension = check_count("dimension", dimension)
-        self.log_kappa = self._log_moment(0, 0.0)[0]
+        self._log_total = self._log_moment(0, 0.0)[0]
+        self.log_kappa = self._log_total + constant
 
     def log_density(self, theta: ArrayLike) -> Array:
         """The density's logarithm; on R^d with d > 1 at points of this norm."""
-        return np.asarray(self.log_weight(np.asarray(theta, dtype=np.float64)) - self.log_kappa)
+        return np.asarray(self.log_weight(np.asarray(theta, dtype=np.float64)) - self._log_total)
 
     def density(self, theta: ArrayLike) -> Array:
         """The density; on R^d with d > 1 at points of this norm, with respect to the volume."""
@@ -48,7 +50,7 @@ class Prior:
         size, balance = self._log_moment(order, about)
         if size == inf:
             return inf if balance == 1 else nan
-        return balance * exp(size - self.log_kappa)
+        return balance * exp(size - self._log_total)
 
     @cached_property
     def mean(self) -> float:
@@ -70,7 +72,7 @@ class Prior:
         return self.moment(2, about=mean) if isfinite(mean) else inf
 
     def _log_moment(self, order: int, about: float) -> tuple[float, float]:
-        """(ln of the sum over both sides, share): the integral of exp(A) (theta - about)^order is exp(ln) share."""
+        """The integral of exp(log_weight) (theta - about)^order: ln of both sides' sizes, share of it that is left."""
         d = self.dimension
         if d > 1:  # in polar coordinates; W 4.5.2 writes S_{d-1} for the sphere's surface
             sphere = log(2) + d / 2 * log(pi) - lgamma(d / 2)

@@ -94,9 +94,7 @@ def _log_second_moment(weight: Callable[[Array], Array], d: int, log_strength: f
     strength = exp(log_strength)
 
     def log_weight(w: Array) -> Array:
-        with np.errstate(all="ignore"):
-            values = -strength * np.asarray(weight(w), dtype=np.float64)
-        return np.where(np.isnan(values), -inf, values)
+        return np.broadcast_to(-strength * np.asarray(weight(w), dtype=np.float64), w.shape)
 
     prior = Prior(log_weight, d)
     size = prior.second_moment if isfinite(prior.log_kappa) else inf

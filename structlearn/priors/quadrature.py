@@ -27,6 +27,9 @@ NEGLIGIBLE: Final = 60.0
 NARROWEST: Final = 2.0**-40
 """The narrowest a peak may be, relative to where it is: some thousand floats."""
 
+OVERFLOW: Final = 46.0
+"""From this ln x on (1e20) what is no number has run out of them; its trend is that of the last number."""
+
 STEP: Final = 0.1  # of the first look, in ln x
 BOUNDED: Final = 60.0  # ln x: a function that is 0 from here on has been cut off, rather than run out of numbers
 
@@ -43,7 +46,8 @@ def log_integral(log_f: Function) -> float:
     """
     t = np.linspace(-FURTHEST, FURTHEST, round(2 * FURTHEST / STEP) + 1)
     with np.errstate(all="ignore"):
-        heights = log_f(np.exp(t))
+        heights = np.array(log_f(np.exp(t)))
+        heights[np.isnan(heights) & (t > OVERFLOW)] = -inf  # such as inf - inf
         look = heights + t
     if np.isnan(look).any():
         x = np.exp(t[np.isnan(look)][0])
@@ -88,7 +92,7 @@ def integral(f: Function, edges: Array, tolerance: float = 1e-13) -> float:
         rough = np.abs(halved - whole) > tolerance * abs(done + halved.sum())
         done += float(halved[~rough].sum())
         # So many panels that still change are noise of the function's own rounding.
-        if not rough.any() or np.count_nonzero(rough) > 4096:
+        if not rough.any() or np.count_nonzero(rough) > 1024:
             return done + float(halved[rough].sum())
         left, right = np.concatenate([left[rough], middle[rough]]), np.concatenate([middle[rough], right[rough]])
         whole = np.concatenate([first[rough], second[rough]])

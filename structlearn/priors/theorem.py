@@ -88,12 +88,11 @@ def _polynomial(coefficients: Array, posterior: Smooth) -> Answer:
         why = f"the posterior has no moment of order {degree}, so the KL divergence from exp(-polynomial) is infinite"
         return answer(exists=None, why=why)
     quotient, _ = divided(coefficients, posterior)
-    log_weight = partial(_negative, quotient, posterior.entropy)
     if not _integrable(quotient):
         # Without the conditions another prior, which is no exp(-polynomial), could do.
         why = _not_integrable(f"exp(-({written(quotient, 'theta')}))", quotient)
         return answer(exists=None if posterior.outside else False, why=why, quotient=quotient)
-    prior = Prior(log_weight)
+    prior = _exponential(quotient, posterior.entropy)
     checked = check(prior, [posterior], [partial(_value, coefficients)], **_where(prior, posterior.scale))
     exponent = -quotient
     exponent[0] -= posterior.entropy
@@ -130,7 +129,7 @@ def _learned(penalty: Penalty, posterior: Gaussian, variances: Sequence[float]) 
     quotient = -exponent
     if not _integrable(quotient):
         return answer(exists=False, why=_not_integrable(f"exp({written(exponent, 'theta')})", quotient))
-    prior = Prior(partial(_negative, quotient, 0.0))
+    prior = _exponential(quotient, 0.0)
     parts = [partial(_value, row) for row in padded]
     why = f"A = {written(exponent, 'theta')} for all variances, and exp(A) can be integrated"
     if len(exponent) == 3:
@@ -152,7 +151,7 @@ def _depends(varying: list[int], rows: list[Array]) -> str:
     second = np.array([row[2] if len(row) > 2 else 0.0 for row in rows])
     if len(rows[0]) == 3 and np.ptp(second) <= SAME * second.max() and not np.any([row[1] for row in rows]):
         b = float(second.mean())
-        factor = "" if b == 1 else f"{b:.6g} "
+        factor = f"{b:.6g} ".removeprefix("1 ")
         why += (
             f"; with {factor}mu^2 only {factor}(mu^2 + nu) - ln(2 pi e nu) / 2 + constant is a KL divergence, "
             f"that from N(0, {1 / (2 * b):.6g}) (corollary 7)"
@@ -164,7 +163,7 @@ def _learned_no_polynomial(penalty: Penalty, posterior: Gaussian, members: list[
     """Said, and no more: a candidate would be another for each variance."""
     name = _name(penalty, None)
     outside = (NO_COMPACT_SUPPORT,)
-    place = next((at for m in members if (at := kink(_at(penalty, m.fixed), 5 * m.scale + 5)) is not None), None)
+    place = next((at for m in members if (at := kink(_at(penalty, m.fixed), 0.0, 5 * m.scale + 5)) is not None), None)
     hint = "; ask for a fixed variance, Gaussian(variance), to see a candidate"
     if place is not None:
         return Answer(name, repr(posterior), False, _kinked(place) + hint, outside)
@@ -176,11 +175,11 @@ def _regularised(penalty: Penalty, posterior: Smooth, cutoff: float | None) -> A
     r = _checked(penalty)
     quotient = Regularised(r, posterior, cutoff)
     outside = (NO_COMPACT_SUPPORT, *posterior.outside)
-    place = None if posterior.outside else kink(r, 5 * posterior.scale + 5)
+    place = None if posterior.outside else kink(r, quotient.centre, 5 * posterior.scale + 5)
     why = "the penalty is no polynomial; see how close the candidate comes" if place is None else _kinked(place)
     exists = None if place is None else False
     answer = partial(Answer, _name(penalty, None), repr(posterior), exists, outside=outside, cutoff=quotient.cutoff)
-    prior = Prior(lambda theta: -posterior.entropy - quotient(theta))
+    prior = Prior(lambda theta: -quotient(theta), constant=-posterior.entropy)
     if not isfinite(prior.log_kappa):
         return answer(why=why + "; but not even the candidate is one: its exponential has no finite integral")
     return answer(why=why, prior=prior, check=check(prior, [posterior], [r], **_where(prior, posterior.scale)))
@@ -266,11 +265,11 @@ def _value(coefficients: Array, x: Array) -> Array:
     return polynomial.polyval(x, coefficients)
 
 
-def _negative(coefficients: Array, entropy: float, x: Array) -> Array:
-    """A = -Ent - quotient; -inf where its highest power is beyond numbers, the lower ones too."""
-    with np.errstate(all="ignore"):
-        values = polynomial.polyval(x, coefficients)
-    return -entropy - np.where(np.isnan(values), np.inf, values)
+def _exponential(quotient: Array, entropy: float) -> Prior:
+    """Of A = -Ent - quotient."""
+    powers = quotient.copy()
+    powers[0] = 0.0
+    return Prior(lambda theta: -polynomial.polyval(theta, powers), constant=-entropy - float(quotient[0]))
 
 
 def _where(prior: Prior, scale: float) -> dict[str, float]:
@@ -283,5 +282,7 @@ def _where(prior: Prior, scale: float) -> dict[str, float]:
     if isfinite(prior.variance):
         return {"centre": prior.mean, "around": 4 * sqrt(prior.variance)}
     x = scale * np.geomspace(1e-6, 1e6, 241)
-    height = np.logaddexp(prior.log_density(x), prior.log_density(-x))
+    height = prior.log_density(x)
+    if prior.dimension == 1:
+        height = np.logaddexp(height, prior.log_density(-x))
     return {"centre": 0.0, "around": 4 * float(x[np.flatnonzero(height > height.max() - 3)[-1]])}

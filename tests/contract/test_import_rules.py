@@ -81,6 +81,10 @@ PLANTED = {
         ("structlearn/structure/plan.py", "import structlearn.structure.cut"),
         ("structlearn/structure/utils.py", ""),
     ],
+    "inside structlearn.priors": [
+        ("structlearn/priors/quadrature.py", "import structlearn.priors.density"),
+        ("structlearn/priors/utils.py", ""),
+    ],
     "inside structlearn.pruning": [
         ("structlearn/pruning/weights.py", "import structlearn.pruning.norm"),
         ("structlearn/pruning/utils.py", ""),

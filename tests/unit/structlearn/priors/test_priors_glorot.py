@@ -15,7 +15,7 @@ from structlearn.priors import ByCharacteristicFunction, Dirac, Gaussian, Polyno
 INPUTS = st.one_of(st.integers(1, 10), st.integers(1, 10**5))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(inputs=INPUTS, units=INPUTS)
 def test_the_four_of_table_4_1(inputs, units):
     p = inputs
@@ -25,7 +25,7 @@ def test_the_four_of_table_4_1(inputs, units):
     assert glorot_strength(lambda norm: norm, p, group=units) == pytest.approx(math.sqrt(p * (units + 1)), rel=1e-9)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(inputs=st.integers(1, 1000), units=st.integers(1, 300), side=st.sampled_from([1, 3, 5, 7]))
 def test_groups_of_a_convolution_by_input_channel(inputs, units, side):
     """W prints the linear layer only: sqrt(P (n + 1)). With k x k patches a group has n k^2 weights."""
@@ -38,7 +38,7 @@ def test_a_million_weights_in_a_group():
     assert found == pytest.approx(math.sqrt(10**5 * (10**6 + 1)), rel=1e-9)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(inputs=INPUTS, p=st.floats(0.3, 8))
 def test_powers(inputs, p):
     """Of exp(-lam |w|^p) E w^2 is lam^(-2/p) gamma(3/p) / gamma(1/p)."""
@@ -46,7 +46,7 @@ def test_powers(inputs, p):
     assert glorot_strength(lambda w: np.abs(w) ** p, inputs) == pytest.approx(wanted, rel=1e-10)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(inputs=INPUTS, d=st.integers(1, 1000))
 def test_heavy_tails(inputs, d):
     """exp(-lam ln(1 + w^2)) is Student's distribution, E w^2 = d / (2 lam - d - 2)."""
