@@ -47,9 +47,9 @@ class Config:
     recurrent layers and embeddings, or on the scales of BatchNorms, and go on while a network is pruned and fine-tuned.
     The losses of the record are the task's alone."""
     regularizers: tuple[RegularizerConfig, ...] = ()
-    """What acts within the network while it is trained, or between it and the data, all of them. In evaluation none does
-    but ``variational``. They go with every exchange, optimiser and pruning. The losses of the record are the task's
-    alone."""
+    """What acts within the network while it is trained, or between it and the data, all of them. In evaluation none
+    does but ``variational``. They go with every exchange, optimiser and pruning. The losses of the record are the
+    task's alone."""
     pruning: PruningConfig = NoPruning()
     """How the network changes its structure. Units go at the ends of epochs, on all ranks alike. Once neither their
     number nor the best validation accuracy (of a regression, the loss) has improved for ``patience`` epochs, the run
