@@ -45,14 +45,16 @@ def points(runs: pd.DataFrame) -> pd.DataFrame:
     groups = runs[runs.factors.isin(SIDES)].groupby(["penalty", "factors", "exponent"])
     found = groups[BARS].mean().join(groups[BARS].std().add_suffix("_std"))
     found["strength"], found["runs"] = groups.strength.first(), groups.size()
+    common = runs[runs.seed < found.runs.min()].groupby(["penalty", "factors", "exponent"])
+    found = found.join(common[["valid", "accuracy"]].mean().add_suffix("_common"))
     found["widths"], found["rate"] = groups.widths.agg(" ".join), groups.rate.first()
     return found.reset_index()
 
 
 def best(found: pd.DataFrame, penalty: str, side: str, by: str = "valid") -> pd.Series:
-    """The strength with the best mean validation accuracy."""
+    """The strength with the best mean validation accuracy under those seeds that all strengths were run under."""
     mine = found[(found.penalty == penalty) & (found.factors == side)]
-    return mine.loc[mine[by].idxmax()]
+    return mine.loc[mine[f"{by}_common"].idxmax()]
 
 
 def count(number: float) -> str:
@@ -61,8 +63,13 @@ def count(number: float) -> str:
 
 
 def shown(point: pd.Series) -> str:
-    """Accuracy, its standard deviation over seeds, and what is left."""
-    return f"{point.accuracy:.2f} ± {point.accuracy_std:.2f} ({count(point.parameters)})"
+    """Accuracy with its spread, and what is left."""
+    return f"{spread(point)} ({count(point.parameters)})"
+
+
+def spread(point: pd.Series) -> str:
+    """Test accuracy, and its standard deviation over seeds where there are several."""
+    return f"{point.accuracy:.2f}" + (f" ± {point.accuracy_std:.2f}" if point.runs > 1 else "")
 
 
 def comparison(found: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +111,7 @@ def grid(found: pd.DataFrame) -> pd.DataFrame:
                         "factors": name.removesuffix(" factors"),
                         "λ": f"10^{point.exponent:g}{' / n' if side == 'bayesian' else ''}",
                         "validation, %": f"{point.valid:.2f}",
-                        "test, %": f"{point.accuracy:.2f} ± {point.accuracy_std:.2f}",
+                        "test, %": spread(point),
                         "parameters": count(point.parameters),
                         "units": " + ".join(f"{each:.0f}" for each in widths),
                         "runs": str(point.runs),

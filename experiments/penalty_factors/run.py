@@ -1,9 +1,10 @@
 """Prune W's CVNN under four penalties, whose layers have Bayesian or usual factors, at many strengths (W 4.6, 4.8).
 
-    python experiments/penalty_factors/run.py [FILE.yaml] [--results DIR] [--seeds N] [--workers N]
+    python experiments/penalty_factors/run.py [FILE.yaml] [--results DIR] [--workers N]
 
-One row a run goes to ``results/runs.csv`` as soon as the run is done; a run that is there is not made again. Runs go
-seed by seed, two at a time, each on one thread of a process of its own.
+All strengths are run under ``seeds`` seeds; then the one of each side that did best on the validation set, and W's
+1 / n, are run under further ones, up to ``best_seeds``. One row a run goes to ``results/runs.csv`` as soon as the run
+is done; a run that is there is not made again. Two run at a time, each on one thread of a process of its own.
 
 A run has the two phases of W 4.8.1, but for what saves time: pruning also ends after ``pruning_epochs``, and
 fine-tuning has a fixed number of epochs at each learning rate. What is tested is the network of fine-tuning with the
@@ -13,7 +14,7 @@ best validation accuracy.
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
@@ -56,7 +57,7 @@ COLUMNS = [*Run._fields, *RESULTS]
 
 
 def runs(plan: dict[str, Any], seed: int) -> Iterator[Run]:
-    """All runs of a seed."""
+    """All strengths under a seed."""
     for rate in plan["baseline_rates"]:
         yield Run(str(seed), "", "none", "", f"{rate:g}")
     for penalty, sides in plan["penalties"].items():
@@ -64,6 +65,24 @@ def runs(plan: dict[str, Any], seed: int) -> Iterator[Run]:
             for exponent in grid["exponents"]:
                 for rate in grid["rates"]:
                     yield Run(str(seed), penalty, factors, f"{exponent:g}", f"{rate:g}")
+
+
+def best_runs(plan: dict[str, Any], rows: Iterable[dict[str, str]]) -> Iterator[Run]:
+    """Under the further seeds: the best strength of each side, by what was run under the first ones, and 1 / n."""
+    first = [row for row in rows if int(row["seed"]) < plan["seeds"] and row["factors"] != "none"]
+    scores: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for row in first:
+        valid = float(row["valid_accuracy"]) if row["state"] == "done" else 0.0
+        side = scores.setdefault((row["penalty"], row["factors"]), {})
+        side[row["exponent"], row["rate"]] = side.get((row["exponent"], row["rate"]), 0.0) + valid
+    for seed in map(str, range(plan["seeds"], plan["best_seeds"])):
+        for rate in plan["baseline_rates"]:
+            yield Run(seed, "", "none", "", f"{rate:g}")
+        for (penalty, factors), side in scores.items():
+            best = max(side, key=lambda each: side[each])
+            theory = [each for each in side if factors == "bayesian" and each[0] == "0"]
+            for exponent, rate in dict.fromkeys([best, *theory]):
+                yield Run(seed, penalty, factors, exponent, rate)
 
 
 class Training:
@@ -183,18 +202,21 @@ def prepare() -> None:
 
 def main() -> None:
     options = parser(__doc__, HERE)
-    options.add_argument("--seeds", type=int, help="fewer than the file says")
     options.add_argument("--workers", type=int, default=2, help="processes at a time")
     arguments = options.parse_args()
     plan = yamls.load(arguments.file)
     rows = Rows(arguments.results / "runs.csv", COLUMNS, key=Run._fields)
-    every = (run for seed in range(arguments.seeds or plan["seeds"]) for run in runs(plan, seed))
     context = get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=prepare) as pool:
-        for done in as_completed([pool.submit(train, plan, run) for run in every if not rows.has(*run)]):
-            row = done.result()
-            rows.append(row)
-            print(" ".join(str(row[name]) for name in COLUMNS), flush=True)
+
+        def make(every: Iterable[Run]) -> None:
+            for done in as_completed([pool.submit(train, plan, run) for run in every if not rows.has(*run)]):
+                row = done.result()
+                rows.append(row)
+                print(" ".join(str(row[name]) for name in COLUMNS), flush=True)
+
+        make(run for seed in range(plan["seeds"]) for run in runs(plan, seed))
+        make(best_runs(plan, rows))
 
 
 if __name__ == "__main__":

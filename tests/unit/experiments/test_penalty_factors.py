@@ -26,6 +26,7 @@ def test_a_plan_is_all_penalties_with_both_kinds_of_factors(parts):
     from hpc.config import yamls
 
     plan = yamls.load(HERE / "small.yaml")
+    assert yamls.load(HERE / "full.yaml").keys() == plan.keys()
     found = list(run.runs(plan, 2))
     assert len(set(found)) == len(found)
     for penalty in ("l2", "l1", "group_lasso", "reversed_group_lasso"):
@@ -36,6 +37,26 @@ def test_a_plan_is_all_penalties_with_both_kinds_of_factors(parts):
         assert exponents["bayesian"] == [-2.5, -2, -1.5, -1, -0.5, 0, 0.5]  # W 4.8.2
         assert exponents["usual"] == [-6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5]
     assert [each.factors for each in found if not each.penalty] == ["none"]
+
+
+def test_the_best_of_each_side_and_the_source_s_strength_are_run_again(parts):
+    run, _ = parts
+    row = {"seed": "0", "penalty": "l1", "rate": "0.1", "state": "done"}
+    rows = [
+        row | {"factors": "bayesian", "exponent": "0", "valid_accuracy": "0.7"},
+        row | {"factors": "bayesian", "exponent": "-1", "valid_accuracy": "0.8"},
+        row | {"factors": "bayesian", "exponent": "-2", "valid_accuracy": "nan", "state": "not finite"},
+        row | {"factors": "usual", "exponent": "0", "valid_accuracy": "0.6"},
+        row | {"factors": "usual", "exponent": "-3", "valid_accuracy": "0.9"},
+        row | {"factors": "none", "exponent": "", "penalty": "", "valid_accuracy": "1.0"},
+        row | {"factors": "usual", "exponent": "0", "valid_accuracy": "1.0", "seed": "1"},  # not of the first seeds
+    ]
+    found = list(run.best_runs({"seeds": 1, "best_seeds": 3, "baseline_rates": [0.5]}, rows))
+    assert [each[1:] for each in found[:4]] == [each[1:] for each in found[4:]]
+    assert [(each.seed, each.factors, each.exponent, each.rate) for each in found[:4]] == [
+        ("1", "none", "", "0.5"), ("1", "bayesian", "-1", "0.1"), ("1", "bayesian", "0", "0.1"),
+        ("1", "usual", "-3", "0.1"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
