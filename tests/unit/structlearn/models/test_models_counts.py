@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-from structlearn.models import MODELS
+from structlearn.models import MODELS, build, width_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import torch
 
     from structlearn.models import Net
 
@@ -84,3 +83,54 @@ def test_ten_heads_give_the_counts_of_the_thesis(
 ) -> None:
     model = on_meta(name, shape, outputs)
     assert round((parameters(model) + 9 * parameters(model.head)) / 1000) == thousands
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "vgg11", "resnet18", "lstm"])
+@pytest.mark.parametrize("wanted", [40_000, 300_000])
+def test_no_other_factor_comes_nearer_to_so_many_parameters(name: str, wanted: int, on_meta: OnMeta) -> None:
+    shape = {"mlp": (64,), "lstm": (70,)}.get(name, CIFAR)
+    found = width_for(name, shape, 10, parameters=wanted)
+    assert parameters(on_meta(name, shape, 10, width=found.value)) == found.parameters
+    for factor in (0.99, 0.995, 0.999, 1.001, 1.005, 1.01):
+        other = parameters(on_meta(name, shape, 10, width=factor * found.value))
+        assert abs(other - wanted) >= abs(found.parameters - wanted)
+
+
+def test_activations_are_compared_at_one_number_of_parameters(on_meta: OnMeta) -> None:
+    """B table 3.1: only the filters vary."""
+    relu, maxmin = (
+        width_for("cnn", CIFAR, 10, parameters=600_000, vary="channels", hidden=[64], activation=activation)
+        for activation in ("relu", "maxmin")
+    )
+    assert all(2**-0.5 * 0.9 < less / more < 0.75 for less, more in zip(maxmin.value, relu.value, strict=True))
+    for fit, activation in ((relu, "relu"), (maxmin, "maxmin")):
+        model = on_meta("cnn", CIFAR, 10, channels=fit.value, activation=activation)
+        assert parameters(model) == fit.parameters == pytest.approx(600_000, rel=0.01)
+        assert model.head.in_features == 64 * (2 if activation == "maxmin" else 1)
+
+
+BAD_FITS = [
+    (("cnn", CIFAR, 10), {"parameters": 10}, r"cnn cannot have 10 parameters: with width at its smallest it has 1"),
+    (("cnn", CIFAR, 10), {"parameters": 9000, "vary": "chanels"}, r"option of cnn to vary 'chanels' \(did you mean 'c"),
+    (
+        ("cnn", CIFAR, 10),
+        {"parameters": 9000, "vary": "activation"},
+        r"vary='activation' of cnn is 'relu', which is no",
+    ),
+    (("cn", CIFAR, 10), {"parameters": 9000}, r"unknown model 'cn'"),
+    (("cnn", CIFAR, 10), {"parameters": 0}, r"parameters must be a whole number of at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "options", "message"), BAD_FITS)
+def test_sizes_that_cannot_be_are_named(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        width_for(*arguments, **options)
+
+
+def test_the_weights_that_are_drawn_next_are_those_without_the_search() -> None:
+    torch.manual_seed(3)
+    width = width_for("mlp", (8,), 3, parameters=500).value
+    first = build("mlp", (8,), 3, width=width).head.weight
+    torch.manual_seed(3)
+    assert torch.equal(build("mlp", (8,), 3, width=width).head.weight, first)
