@@ -88,6 +88,7 @@ def convert(
         why = "with other widths" if keep == "parameters" else "of activations other than nn.ReLU"
         raise ValueError(f"draw=False keeps the network's function, but {why} it cannot stay; leave draw out")
     arguments = example if isinstance(example, tuple) else (example,)
+    _unregularised(model)
     trial = copied(model)
     names = _replaceable(trial, activations, skip)
     left = [name for name, _ in trial.named_modules() if _within(name, skip)]
@@ -106,6 +107,19 @@ def convert(
     for name, module in trial.named_modules():
         module.training = modes[name]
     return Conversion(trial, tuple(names), count, _parameters(trial), factor)
+
+
+def _unregularised(model: nn.Module) -> None:
+    """Raises ValueError where regularisers hang on the network: their state has its present sizes."""
+    for module in model.modules():
+        for hook in [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]:  # noqa: SLF001
+            owner = getattr(hook, "__self__", hook)
+            where = getattr(owner, "__module__", "")
+            if where.startswith("structlearn.regularizers"):
+                raise ValueError(
+                    "regularisers are attached to this network, and MaxMin changes its sizes; convert it first, then "
+                    "attach them"
+                )
 
 
 def _replaceable(model: nn.Module, activations: tuple[type[nn.Module], ...], skip: Collection[str]) -> list[str]:

@@ -33,6 +33,8 @@ class Weldon(nn.Module):
         try:  # not an `if`, and [0] and not two names: so that torch.fx can follow
             largest, smallest = flat.topk(self.regions)[0], flat.topk(self.regions, largest=False)[0]
         except RuntimeError as error:
+            if flat.shape[2] >= self.regions:
+                raise
             raise ValueError(
                 f"WELDON's pooling takes the {self.regions} largest and the {self.regions} smallest scores of each "
                 f"class (regions), but the maps have {flat.shape[2]} positions; give fewer regions, or larger images"

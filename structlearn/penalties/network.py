@@ -16,7 +16,6 @@ from structlearn.penalties.proximal import check_proximal, shrink_after
 from structlearn.penalties.sparse_group_lasso import SparseGroupLasso
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -74,14 +73,12 @@ class NetworkPenalty:
 
     def _current(self) -> Penalty:
         """Of the network as it is now: sizes change where it is cut, devices where it is moved."""
-        if self._built_of[1] != _state(self._built_of[0]):
+        if self._built_of != _state(self._model):
             self._penalty, self._built_of = self._build()
         return self._penalty
 
-    def _build(self) -> tuple[Penalty, tuple[list[Tensor], list[Any]]]:
-        layers = self._layers()
-        tensors: list[Tensor] = [layer.tensor for layer in layers]
-        return self._of(layers), (tensors, _state(tensors))
+    def _build(self) -> tuple[Penalty, list[Any]]:
+        return self._of(self._layers()), _state(self._model)
 
     def _layers(self) -> list[Layer]:
         layers = batch_norms(self._model) if self.name == "bn_lasso" else linear_maps(self._model)
@@ -206,6 +203,6 @@ def _check_layers(model: nn.Module, name: Name, factors: Factors) -> None:
         check_positive(f"the factor of {layer!r}", factor, zero=True)
 
 
-def _state(tensors: list[Tensor]) -> list[tuple[torch.Size, torch.device, torch.dtype]]:
-    """All that a penalty's indices and factors depend on."""
-    return [(tensor.shape, tensor.device, tensor.dtype) for tensor in tensors]
+def _state(model: nn.Module) -> list[Any]:
+    """All that a penalty's tensors, indices and factors depend on: layers may be frozen, replaced, cut, or moved."""
+    return [(id(each), each.requires_grad, each.shape, each.device, each.dtype) for each in model.parameters()]

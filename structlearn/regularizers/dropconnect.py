@@ -43,6 +43,6 @@ class _Mask(Shadow):
         super().__init__()
         self._rate = rate
 
-    def changed(self, weight: Tensor) -> Tensor:
+    def changed(self, layer: nn.Module, weight: Tensor) -> Tensor:
         """Masked."""
         return torch.nn.functional.dropout(weight, self._rate)

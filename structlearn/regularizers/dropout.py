@@ -74,6 +74,8 @@ class _Drop:
 
 def _named(model: nn.Module, layers: Iterable[str]) -> list[str]:
     known, found = dict(model.named_modules()), [layers] if isinstance(layers, str) else list(layers)
+    if len(set(found)) < len(found) or not found:
+        raise ValueError(f"dropout: layers names {found or 'no layer'}; name each once, or leave it out for all")
     for name in found:
         if not name or name not in known:
             raise ValueError(

@@ -41,8 +41,8 @@ def negative_log_density(
 
     Samples are z = V (x_n + noise_{s,n}), for all rows n and all draws s. q is fitted to these samples: the M-step with
     the responsibilities sigmoid(z) of mode 1 (B 5.3.2), or one Gaussian with their mean and variance. No gradient flows
-    to its parameters (B does not say; the samples' own gradient is what makes them likelier, and at the M-step's
-    optimum the parameters have none). Variances are at least :data:`FLOOR`.
+    to its parameters (B does not say: this is a choice, as of SHADE's means; the samples' own gradient is what makes
+    them likelier). Variances are at least :data:`FLOOR`.
 
     With v the narrower mode of a coordinate and w the wider, log q = a_w + softplus(d), where d = a_v - a_w is a
     quadratic in z: nothing cancels there, far from the narrow mode. a_w and its gradient need sums alone; what is left

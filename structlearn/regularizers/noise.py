@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from structlearn.alrao import Heads
 from structlearn.checks import check_count, check_positive
 from structlearn.regularizers.output import output_layer
 from structlearn.regularizers.regularizer import Regularizer, unhook
@@ -90,11 +91,12 @@ class _Jitter(Shadow):
         super().__init__()
         self._deviation, self._relative = deviation, relative
 
-    def changed(self, weight: Tensor) -> Tensor:
+    def changed(self, layer: nn.Module, weight: Tensor) -> Tensor:
         """With noise."""
         noise = torch.randn_like(weight, requires_grad=False).mul_(self._deviation)
         if self._relative:
-            noise.mul_(weight.detach().square().mean().sqrt())
+            squares = weight.detach().square()  # of Alrao's heads each by itself: one may be lost
+            noise.mul_(squares.mean((1, 2), keepdim=True).sqrt() if isinstance(layer, Heads) else squares.mean().sqrt())
         return weight + noise
 
 

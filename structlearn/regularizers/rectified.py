@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -25,11 +26,13 @@ RECTIFIERS: Final = (
 FUNCTIONS: Final = frozenset(
     {
         torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_,
-        nn.functional.relu6, nn.functional.leaky_relu, nn.functional.leaky_relu_, nn.functional.elu,
-        nn.functional.elu_, nn.functional.selu, nn.functional.silu, nn.functional.gelu,
+        nn.functional.relu6, nn.functional.leaky_relu, nn.functional.leaky_relu_, nn.functional.prelu, torch.prelu,
+        nn.functional.rrelu, nn.functional.rrelu_, torch.rrelu, torch.rrelu_, nn.functional.elu, nn.functional.elu_,
+        nn.functional.celu, nn.functional.celu_, torch.celu, torch.celu_, nn.functional.selu, nn.functional.selu_,
+        torch.selu, torch.selu_, nn.functional.silu, nn.functional.gelu, nn.functional.mish, nn.functional.softplus,
     }
 )  # fmt: skip
-"""The same as functions."""
+"""The same as functions. (A clamp or a threshold may be anything.)"""
 
 _LAST: Final = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
 """Layers that have their units on the last axis."""
@@ -55,16 +58,28 @@ def calls(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Calls:
         ValueError: the network cannot be copied, or not be run with the example.
     """
     arguments = example if isinstance(example, tuple) else (example,)
-    try:
-        return _watch(copied(model, "meta"), moved(arguments, "meta"))
-    except Exception:  # noqa: BLE001  whatever a forward pass does with a tensor that holds no numbers
-        trial = copied(model)
     where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    for device, training in (("meta", True), (None, True)):  # training may call more, and may want larger batches
+        with contextlib.suppress(Exception):
+            return _run(model, arguments, device, where, training=training)
     try:
-        return _watch(trial, moved(arguments, where))
+        return _run(model, arguments, None, where, training=False)
+    except AmbiguousError:
+        raise
     except Exception as error:
         problem = f"the network cannot be run with the example: {error}; give a batch as it takes it"
         raise ValueError(problem) from error
+
+
+def _run(
+    model: nn.Module, arguments: tuple[Any, ...], device: str | None, where: torch.device, *, training: bool
+) -> Calls:
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):  # training draws numbers
+        return _watch(copied(model, device).train(training), moved(arguments, device or where))
+
+
+class AmbiguousError(ValueError):
+    """Units could be on either of two axes."""
 
 
 def _watch(model: nn.Module, arguments: tuple[Any, ...]) -> Calls:
@@ -86,6 +101,7 @@ class _Observer:
     def __init__(self) -> None:
         self.found = Calls()
         self._axes: dict[tuple[int, ...], int] = {}
+        self._kinds: dict[tuple[int, ...], set[int]] = {}
         self._inside = 0
 
     def enter(self, name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -106,9 +122,16 @@ class _Observer:
         """A layer has answered."""
         first = output[0] if isinstance(output, tuple) else output
         if isinstance(first, Tensor):
-            self._axes[tuple(first.shape)] = -1 if isinstance(layer, _LAST) else 1
+            axis = -1 if isinstance(layer, _LAST) else 1
+            self._axes[tuple(first.shape)] = axis
+            self._kinds.setdefault(tuple(first.shape), set()).add(axis)
 
     def _place(self, y: Tensor) -> tuple[int, int]:
+        if len(self._kinds.get(tuple(y.shape), ())) > 1 and y.dim() > 2 and y.shape[1] == y.shape[-1]:
+            raise AmbiguousError(
+                f"of a value of shape {tuple(y.shape)} before a rectifier it cannot be seen which axis has the units, "
+                f"for layers of both kinds make such; give an example whose length differs from its channels"
+            )
         axis = self._axes.get(tuple(y.shape), 1) if y.dim() > 2 else 1
         return y.shape[axis], axis
 

@@ -20,6 +20,9 @@ class Regularizer:
             loss = cross_entropy(model(x), y) + shade.loss(y)
             loss.backward()
 
+    Where units are cut or permuted, call :meth:`restructured` after it. The network is adopted by Alrao or ScaLa, or
+    converted to MaxMin, before regularisers are attached.
+
     Args:
         model: The network it is attached to.
     """
@@ -50,8 +53,8 @@ class Regularizer:
 
 def unhook(module: nn.Module, hook: Any) -> None:
     """Take a module's hooks away that are this function, or a method of an object of this class."""
-    registries = (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called)  # noqa: SLF001
-    for hooks in registries:
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):  # noqa: SLF001  torch has no other list of them
         for number, each in list(hooks.items()):
             if each is hook or (isinstance(hook, type) and isinstance(getattr(each, "__self__", None), hook)):
                 del hooks[number]
+                module._forward_hooks_always_called.pop(number, None)  # noqa: SLF001

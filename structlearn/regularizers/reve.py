@@ -115,7 +115,8 @@ class Reve(Regularizer):
     def remove(self) -> None:
         """Take hook and state away."""
         unhook(self.output.layer, Seen)
-        delattr(self.model, NAME)
+        if hasattr(self.model, NAME):
+            delattr(self.model, NAME)
 
     def _bound(self, y: Tensor, targets: Tensor) -> Tensor:
         weight, bias = self.output.weight(), self.output.layer.bias
@@ -231,7 +232,8 @@ class Seen:
 
     def see(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         """The layer is called."""
-        self._y = inputs[0] if layer.training and not inputs[0].is_meta else None
+        if layer.training and torch.is_grad_enabled() and not inputs[0].is_meta:
+            self._y = inputs[0]
 
     def take(self) -> Tensor | None:
         """Once."""

@@ -11,8 +11,11 @@ from structlearn.checks import check_positive
 from structlearn.regularizers.rectified import Functions, calls
 from structlearn.regularizers.regularizer import Regularizer, unhook
 from structlearn.regularizers.variance import Moments, Room, latent_variance
+from structlearn.structure.wide import wide
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlearn.regularizers.rectified import Calls
 
 NAME: Final = "shade"
@@ -47,19 +50,32 @@ class Averages(nn.Module):
         self.register_buffer("mean0", torch.full((units,), -1.0))
         self.register_buffer("mean1", torch.full((units,), 1.0))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Averages:
+        """As every module; but sums over a batch need float32 at least, in a half-precision network, too."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in list(self.named_buffers()):
+            setattr(self, name, wide(value))
+        return self
+
     def forward(self, y: Tensor, strength: float) -> Tensor:
         """The units' part of the loss by the averages of before this batch; then the averages take the batch in."""
         loss, moments = latent_variance(y, self.axis, self.mean0, self.mean1, scale=strength, room=self._room)
-        self._take(moments, y.numel() // len(self.present))
+        self._take(moments, y.numel() / len(self.present))
         return loss
 
     @torch.no_grad()
-    def _take(self, sums: Moments, samples: int) -> None:
-        """B Alg. 5. Where a unit never finds its pattern p^1 goes to 0, and so does its mean: 0 / 0 would be none."""
+    def _take(self, sums: Moments, samples: float) -> None:
+        """B Alg. 5. Where a unit never finds its pattern p^1 goes to 0, and so does its mean: 0 / 0 would be none.
+
+        What is not finite is not taken in: unlike BatchNorm's, these averages act in training.
+        """
         p0, p0_y, p1_y = (each / samples for each in sums)
-        self.present.lerp_(1 - p0, 1 - MEMORY)
-        self.mean0.lerp_(p0_y / (1 - self.present).clamp(min=_TINY), 1 - MEMORY)
-        self.mean1.lerp_(p1_y / self.present.clamp(min=_TINY), 1 - MEMORY)
+        self._towards(self.present, 1 - p0)
+        self._towards(self.mean0, p0_y / (1 - self.present).clamp(min=_TINY))
+        self._towards(self.mean1, p1_y / self.present.clamp(min=_TINY))
+
+    def _towards(self, average: Tensor, seen: Tensor) -> None:
+        average.lerp_(torch.where(seen.isfinite(), seen, average), 1 - MEMORY)
 
 
 class Sites(nn.ModuleList):
@@ -67,24 +83,35 @@ class Sites(nn.ModuleList):
 
     def __init__(self, places: list[tuple[int, int]], strength: float) -> None:
         super().__init__(Averages(units, axis) for units, axis in places)
-        self._strength = strength
+        self.strength = strength
         self._call = 0
         self._terms: dict[int, Tensor] = {}
 
     def see(self, y: Tensor) -> None:
         """The rectifier is called with y."""
-        self._terms[self._call] = self[self._call](y, self._strength)
-        self._call = (self._call + 1) % len(self)
+        if self._call == len(self):
+            raise ValueError(
+                f"a rectifier is called more often than the {len(self)} time(s) of SHADE's example in one forward "
+                f"pass of the network: give an example of the same length, or a rectifier of its own to each call"
+            )
+        term = self[self._call](y, self.strength)
+        if torch.is_grad_enabled():
+            self._terms[self._call] = term
+        self._call += 1
 
     def begin(self) -> None:
         """Another forward pass begins, however the last one ended."""
         self._call = 0
 
     def take(self) -> list[Tensor]:
-        """The terms of the last forward pass."""
+        """The terms of the last forward pass with gradients."""
         terms = list(self._terms.values())
         self._terms = {}
+        self._call = 0
         return terms
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_terms": {}}  # their graphs are not copied with the network
 
 
 class Shade(Regularizer):
@@ -102,16 +129,18 @@ class Shade(Regularizer):
 
     Args:
         model: Any network that rectifies, by modules or by functions: ReLU and its relatives, and MaxMin.
-        example: A batch, or a tuple of arguments, as the network is called with. Only shapes matter.
+        example: A batch, or a tuple of arguments, as the network is called with. Only shapes matter; of sequences the
+            length, too, where a rectifier is called once a step.
         strength: The factor in the loss of a mini-batch.
 
     Raises:
-        ValueError: the strength is below 0, the network cannot be run with the example, or nothing in it rectifies.
+        ValueError: the strength is below 0, the network cannot be run with the example, nothing in it rectifies, or it
+            has SHADE already. In a forward pass: a rectifier is called more often than with the example.
     """
 
     def __init__(self, model: nn.Module, example: Tensor | tuple[Any, ...], *, strength: float) -> None:
         super().__init__(model)
-        self.strength = check_positive("strength", strength, zero=True)
+        self._strength = check_positive("strength", strength, zero=True)
         found = calls(model, example)
         if not found.modules and not found.functions:
             raise ValueError(
@@ -126,6 +155,17 @@ class Shade(Regularizer):
         """The term of the last forward pass; targets play no part. None if there was none in training."""
         terms = [term for sites in self.sites.values() for term in sites.take()]
         return torch.stack(terms).sum() if terms else None
+
+    @property
+    def strength(self) -> float:
+        """The factor in the loss; it may be changed."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength: float) -> None:
+        self._strength = check_positive("strength", strength, zero=True)
+        for sites in self.sites.values():
+            sites.strength = self._strength
 
     @property
     def sites(self) -> dict[str, Sites]:
@@ -151,7 +191,7 @@ class Shade(Regularizer):
         watch = _Watch()
         for name, places in [*found.modules.items(), *([("", found.functions)] if found.functions else [])]:
             layer = self.model.get_submodule(name)
-            sites = Sites(places, self.strength).to(like.device, torch.promote_types(like.dtype, torch.float32))
+            sites = Sites(places, self.strength).to(like.device, like.dtype)
             layer.add_module(NAME, sites)
             watch.sites.append(sites)
             if name:

@@ -73,7 +73,7 @@ class Shadow:
             assert isinstance(weight, Tensor)
             if layer.training:
                 if id(weight) not in changed:
-                    changed[id(weight)] = self.changed(weight)
+                    changed[id(weight)] = self.changed(layer, weight)
                 layer.__dict__["weight"] = changed[id(weight)]
 
     def lift(self, *_: Any) -> None:
@@ -82,11 +82,18 @@ class Shadow:
             layer.__dict__.pop("weight", None)
 
     @abstractmethod
-    def changed(self, weight: Tensor) -> Tensor:
-        """A weight as the pass is to see it; a new tensor."""
+    def changed(self, layer: nn.Module, weight: Tensor) -> Tensor:
+        """A layer's weight as the pass is to see it; a new tensor."""
 
 
-def chosen(model: nn.Module, names: Iterable[str] | None, kinds: tuple[type[nn.Module], ...], method: str) -> list[str]:
+def chosen(
+    model: nn.Module,
+    names: Iterable[str] | None,
+    kinds: tuple[type[nn.Module], ...],
+    method: str,
+    *,
+    every: tuple[type[nn.Module], ...] = WEIGHED,
+) -> list[str]:
     """The layers that a method is to act on, by name: those given, or all of some kinds.
 
     Raises:
@@ -94,7 +101,7 @@ def chosen(model: nn.Module, names: Iterable[str] | None, kinds: tuple[type[nn.M
     """
     layers = dict(model.named_modules())
     if names is None:
-        found = [name for name, layer in layers.items() if isinstance(layer, kinds)]
+        found = [name for name, layer in layers.items() if isinstance(layer, kinds) and _own(layer)]
         if not found:
             raise ValueError(
                 f"{method} acts on {_listed(kinds)}, and this network has none; name other layers, or leave it out"
@@ -102,14 +109,26 @@ def chosen(model: nn.Module, names: Iterable[str] | None, kinds: tuple[type[nn.M
         return found
     found = [names] if isinstance(names, str) else list(names)
     for name in found:
-        if not isinstance(layers.get(name), WEIGHED):
+        if not isinstance(layers.get(name), every):
             got = f"is a {type(layers[name]).__name__}" if name in layers else "is not in this network"
             raise ValueError(  # noqa: TRY004  what was given is the name
-                f"{method} can act on {_listed(WEIGHED)}, but {name!r} {got}; name others of its layers"
+                f"{method} can act on {_listed(every)}, but {name!r} {got}; name others of its layers"
             )
+        if not _own(layers[name]):
+            raise ValueError(
+                f"{method} changes weights that are parameters, but that of {name!r} is computed (a parametrisation, "
+                f"weight_norm or a mask); name others of its layers, or take that away"
+            )
+    if len(set(found)) < len(found):
+        raise ValueError(f"{method}: layers names one twice: {', '.join(found)}; name each once")
     if not found:
         raise ValueError(f"{method}: layers is empty; name some, or leave it out for all")
     return found
+
+
+def _own(layer: nn.Module) -> bool:
+    """Is the weight a parameter of the layer's own?"""
+    return layer._parameters.get("weight") is not None  # noqa: SLF001  its attribute may be computed
 
 
 def _listed(kinds: tuple[type[nn.Module], ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -65,10 +66,10 @@ class Room:
     def take(self, like: Tensor) -> Tensor:
         """Memory laid out as a tensor."""
         spare, self._spare = self._spare, None
-        fits = spare is not None and (spare.shape, spare.dtype, spare.device, spare.stride()) == (
-            like.shape, like.dtype, like.device, like.stride(),
-        )  # fmt: skip
-        return spare if fits and spare is not None else torch.empty_like(like)
+        if spare is None or sys.getrefcount(spare) > 2 or spare._use_count() > 1:  # type: ignore[attr-defined]  # noqa: SLF001
+            return torch.empty_like(like)  # somebody has kept the last one, here or within torch
+        same = (spare.shape, spare.dtype, spare.stride()) == (like.shape, like.dtype, like.stride())
+        return spare if same and like.device == spare.device else torch.empty_like(like)
 
     def give(self, back: Tensor) -> None:
         """It is free again once the backward pass that it is used in is over."""
@@ -88,36 +89,43 @@ class _LatentVariance(torch.autograd.Function):
         ctx: Any, y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, scale: float, room: Room
     ) -> tuple[Tensor, ...]:
         slope = room.take(y) if ctx.needs_input_grad[0] else y.new_empty(0)
-        loss, *moments = _latent_variance(y, axis, mean0, mean1, scale, slope)
-        ctx.slope, ctx.room = slope, room
+        factor = scale * y.shape[axis] / max(1, y.numel())
+        whole = y.dtype == mean0.dtype  # in half precision a slope times 1e-8 would be 0: the factor waits
+        loss, *moments = _latent_variance(y, axis, mean0, mean1, factor if whole else 1.0, slope)
+        ctx.slope, ctx.room, ctx.factor = slope, room, 1.0 if whole else factor
+        loss = loss * ctx.factor
         ctx.mark_non_differentiable(*moments)
         ctx.set_materialize_grads(False)
         return loss, *moments
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("latent_variance has first derivatives only; call backward without create_graph")
         if ctx.slope is None:
             raise RuntimeError("the gradient of latent_variance can be taken once; make another forward pass")
         slope, ctx.slope = ctx.slope, None
-        if gradients[0].device.type != "cpu" or gradients[0] != 1:  # one pass less where asking costs nothing
-            slope.mul_(gradients[0].to(slope.dtype))
+        gradient = gradients[0] * ctx.factor
+        if slope.dtype != gradient.dtype:
+            slope.copy_(slope.to(gradient.dtype).mul_(gradient))
+        elif gradient.device.type != "cpu" or gradient != 1:  # one pass less where asking costs nothing
+            slope.mul_(gradient)
         ctx.room.give(slope)
         return slope, None, None, None, None, None
 
 
 @torch.library.custom_op("structlearn::latent_variance", mutates_args=("slope",))
 def _latent_variance(
-    y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, scale: float, slope: Tensor
+    y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, factor: float, slope: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss and three moments; its gradient by y goes into `slope`, if that is not empty.
+    """`factor` times the sum over units and samples, and three moments; its gradient goes into `slope`, if not empty.
 
     One operator, so that Structure has a rule for it.
     """
     units = y.shape[axis]
     shape = [units if place == axis else 1 for place in range(y.dim())]
     others = [place for place in range(y.dim()) if place != axis]
-    samples = y.numel() // units
-    factor = scale / samples
+    samples = y.numel() / units
     m0, m1 = mean0.view(shape), mean1.view(shape)
     middle, minus_two = m0 + m1 + 2, mean0.new_tensor(-2.0)
     start, turned = -2 * factor * m0, factor * (m1 - m0)

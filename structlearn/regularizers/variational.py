@@ -12,6 +12,7 @@ from structlearn.checks import check_choice, check_count, check_positive
 from structlearn.regularizers.regularizer import Regularizer, unhook
 from structlearn.regularizers.shadow import chosen
 from structlearn.scala import Scaled
+from structlearn.structure.wide import wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,10 +44,12 @@ class Variational(Regularizer):
         deviation: sigma at the start, in units of the prior's.
         samples: How many draws a prediction is the mean of.
         task: "regression", or else the answer's last axis (with maps, axis 1) has classes.
-        layers: Names of linear layers and convolutions; by default all of them.
+        layers: Names of linear layers and convolutions; by default all of them. Alrao's heads and recurrent layers
+            keep plain weights.
 
     Raises:
-        ValueError: a number is out of range, the network has no such layer, or it is variational already.
+        ValueError: a number is out of range, the network has no such layer or a shared weight, or it is variational
+            already. In evaluation: the network's answer is no tensor.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Variational(Regularizer):
         if prior_deviation is not None:
             check_positive("prior_deviation", prior_deviation)
         check_count("samples", samples)
+        check_choice("task", task, ("classification", "sequence", "regression"))
         self.prior = prior
-        names = chosen(model, layers, KINDS, "variational inference")
+        names = chosen(model, layers, KINDS, "variational inference", every=KINDS)
+        _untied(model, names)
         if any(isinstance(getattr(hook, "__self__", None), _Draws) for hook in model._forward_hooks.values()):  # noqa: SLF001
             raise ValueError("this network is variational already; attach it once, with all layers")
         self._draws = _Draws(samples, regression=task == "regression")
@@ -85,7 +90,7 @@ class Variational(Regularizer):
             layer.beside = {**getattr(layer, "beside", {}), "weight": (NAME,)}  # type: ignore[assignment]
             self._draws.layers.append((layer, scale))
         model.register_forward_pre_hook(self._draws.cast)
-        model.register_forward_hook(self._draws.answer, always_call=True)
+        model.register_forward_hook(self._draws.answer, with_kwargs=True, always_call=True)
 
     def loss(self, targets: Tensor | None = None) -> Tensor | None:
         """The divergence, times the strength; targets play no part. None if there was no forward pass in training."""
@@ -104,20 +109,32 @@ class Variational(Regularizer):
     def remove(self) -> None:
         """Take it away; the means stay as plain weights."""
         for layer, _ in self._draws.layers:
-            delattr(layer, NAME)
-            del layer.beside
+            if hasattr(layer, NAME):
+                delattr(layer, NAME)
+                del layer.beside
         unhook(self.model, _Draws)
 
     def _divergence(self, drawn: list[Tensor]) -> Tensor:
         parts = []
         for (layer, scale), weight in zip(self._draws.layers, drawn, strict=True):
-            log_sigma = layer.log_deviation - math.log(scale)
+            log_sigma = wide(layer.log_deviation) - math.log(scale)
             if callable(self.prior):
-                parts.append(-self.prior(weight / scale).sum() - (log_sigma + _HALF_LOG_2PIE).sum())
+                parts.append(-self.prior(wide(weight) / scale).sum() - (log_sigma + _HALF_LOG_2PIE).sum())
             else:
                 divergence = _gaussian if self.prior == "gaussian" else _laplace
-                parts.append(divergence(layer.weight / scale, log_sigma))
+                parts.append(divergence(wide(layer.weight) / scale, log_sigma))
         return torch.stack(parts).sum()
+
+
+def _untied(model: nn.Module, names: list[str]) -> None:
+    """Raises ValueError where two layers have one weight: it would be drawn, and counted, twice."""
+    held: dict[int, str] = {}
+    for name in names:
+        other = held.setdefault(id(model.get_submodule(name).weight), name)
+        if other != name:
+            raise ValueError(
+                f"{name} shares its weight with {other}, which has one posterior; name other layers, or untie them"
+            )
 
 
 _HALF_LOG_2PIE: Final = 0.5 * math.log(2 * math.pi * math.e)
@@ -159,18 +176,24 @@ class _Draws:
         device = self.layers[0][0].weight.device
         self._generator = None if model.training else torch.Generator(device).manual_seed(0)
         drawn = self.draw()
-        self.drawn = drawn if model.training else None
+        if model.training and torch.is_grad_enabled():
+            self.drawn = drawn
 
-    def answer(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """The network has answered with the first draw, or failed."""
+    def answer(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        """The network has answered with the first draw, or failed (then there is no output)."""
         self.lift()
-        if self._generator is None or not isinstance(output, Tensor):
+        if self._generator is None or output is None:
             return output
+        if not isinstance(output, Tensor):
+            raise ValueError(  # noqa: TRY004  it is what the network answers with that does not suit
+                f"a variational network answers with a mean over draws, and this one answers with a "
+                f"{type(output).__name__}; let it answer with one tensor"
+            )
         answers = [output]
         try:
             for _ in range(self._samples - 1):
                 self.draw()
-                answers.append(model.forward(*inputs))
+                answers.append(model.forward(*inputs, **named))
                 self.lift()
         finally:
             self.lift()
@@ -180,7 +203,7 @@ class _Draws:
     def _mean(self, answers: Tensor) -> Tensor:
         if self._regression:
             return answers.mean(0)
-        axis = 2 if answers.dim() > 4 else -1
+        axis = 2 if answers.dim() > 4 else -1  # maps; a sequence's classes are on the last axis
         return answers.log_softmax(axis).logsumexp(0) - math.log(len(answers))
 
     def draw(self) -> list[Tensor]:

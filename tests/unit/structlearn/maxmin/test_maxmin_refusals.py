@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from structlearn.maxmin import convert
 from structlearn.models import build
+from structlearn.regularizers import Dropout, Shade
 from structlearn.scala import adopt
 
 
@@ -212,3 +213,15 @@ def test_what_a_message_says_to_skip_helps() -> None:
     functions = Functions("F")
     done = convert(nn.Sequential(functions, nn.ReLU(), nn.Linear(4, 3)), torch.randn(2, 6), skip=("0",))
     assert done.activations == ("1",)
+
+
+@pytest.mark.parametrize(
+    "attach", [lambda net: Shade(net, torch.zeros(2, 4), strength=0.1), lambda net: Dropout(net, 0.5)]
+)
+def test_a_network_with_regularisers_is_converted_before_they_are_attached(attach):
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    regularizer = attach(net)
+    with pytest.raises(ValueError, match="convert it first"):
+        convert(net, torch.zeros(2, 4))
+    regularizer.remove()
+    attach(convert(net, torch.zeros(2, 4)).model)

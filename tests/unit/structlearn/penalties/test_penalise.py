@@ -407,3 +407,20 @@ def test_proximal_steps_are_for_sgd():
     penalty = penalise(net, "l1", strength=1.0, proximal=True)
     with pytest.raises(ValueError, match=r"use torch\.optim\.SGD"):
         penalty.after_step(torch.optim.Adam(net.parameters()))
+
+
+def test_a_layer_that_is_replaced_loaded_or_thawed_is_penalised_from_then_on():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    net[0].requires_grad_(requires_grad=False)
+    penalty = penalise(net, "l2", strength=1.0, factors="usual")
+    net[0].requires_grad_(requires_grad=True)
+    net[1] = nn.Linear(4, 7)
+    expected = sum(each.weight.square().sum() for each in net)
+    torch.testing.assert_close(penalty.value(), expected)
+    net.load_state_dict({name: 0 * value for name, value in net.state_dict().items()}, assign=True)
+    assert penalty.value() == 0
+    net.requires_grad_(requires_grad=True)
+    net(torch.randn(2, 4)).sum().backward()
+    before = net[0].weight.grad.clone()
+    penalty.regularise()
+    assert torch.equal(net[0].weight.grad, before)

@@ -165,3 +165,17 @@ def test_it_is_attached_once_and_copied() -> None:
         torch.manual_seed(1)
         assert torch.equal(model(x), answer)
         assert not torch.equal(each(x), answer)
+
+
+def test_a_lost_head_of_alrao_does_not_spoil_the_noise_of_the_others():
+    net = alrao.Alrao(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), heads=4)
+    with torch.no_grad():
+        net.heads.weight[3] = torch.nan
+        net.heads.weight[2] *= 1e6
+    before = net.heads.weight.detach().clone()
+    WeightNoise(net, 0.01)
+    seen = []
+    net.heads.register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.detach().clone()))
+    net(torch.randn(5, 4))
+    apart = (seen[0][:2] - before[:2]).square().mean((1, 2)).sqrt() / before[:2].square().mean((1, 2)).sqrt()
+    assert ((apart > 0.003) & (apart < 0.03)).all()

@@ -384,3 +384,145 @@ def test_once_is_enough():
     Shade(net, torch.zeros(2, 4).double(), strength=0.1)
     with pytest.raises(ValueError, match="already"):
         Shade(net, torch.zeros(2, 4).double(), strength=0.1)
+
+
+# --- unusual uses ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**16])
+def test_in_float16_no_gradient_is_lost_or_overflows(scale):
+    """A slope times strength / samples is below float16's least number, and a loss scale may be above its largest."""
+    y = drawn(0, 64, 8, 16, 16).half().requires_grad_()
+    exact = y.detach().float().requires_grad_()
+    means = drawn(1, 8).float(), drawn(2, 8).float()
+    for value, factor in ((y, 2.0**12 * scale), (exact, 1.0)):
+        (latent_variance(value, 1, *means, scale=1e-4)[0] * factor).backward()
+    found = y.grad.float() / (2.0**12 * scale)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, exact.grad, rtol=0.02, atol=2e-4 / 2**12)
+
+
+def test_a_network_made_half_after_it_was_attached_keeps_its_averages_in_float32():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU()).to(torch.bfloat16)
+    x = torch.randn(4096, 4).bfloat16()
+    other = copy.deepcopy(net).float()
+    first, second = Shade(net, x[:2], strength=1.0), Shade(other, x[:2].float(), strength=1.0)
+    other.to(torch.bfloat16)
+    for each in (net, other):
+        each(x)
+    assert all(value.dtype == torch.float32 for value in other.buffers())
+    assert first.loss().item() == second.loss().item()
+
+
+def test_a_batch_that_is_not_finite_does_not_spoil_the_averages():
+    net, x = mlp(), drawn(0, 8, 4)
+    shade = Shade(net, x[:2], strength=1.0)
+    for batch in (x, torch.full_like(x, torch.inf), x, x[:0]):
+        net(batch)
+        assert shade.loss().isfinite() or not batch.isfinite().all()
+    assert all(value.isfinite().all() for name, value in net.named_buffers())
+
+
+def test_there_are_first_derivatives_only():
+    y = drawn(0, 3, 2).requires_grad_()
+    loss, _ = latent_variance(y, 1, drawn(1, 2), drawn(2, 2))
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(loss, y, create_graph=True)
+
+
+def test_a_gradient_that_somebody_keeps_is_not_overwritten():
+    room, means = Room(), (drawn(1, 2), drawn(2, 2))
+    y = drawn(3, 5, 2).requires_grad_()
+    (kept,) = torch.autograd.grad(latent_variance(y, 1, *means, room=room)[0], y)
+    before = kept.clone()
+    (2 * latent_variance(3 * y, 1, *means, room=room)[0]).backward()
+    assert torch.equal(kept, before)
+
+
+def test_the_room_is_used_again_from_step_to_step():
+    room, means, places = Room(), (drawn(1, 2), drawn(2, 2)), set()
+    weight = drawn(3, 2).requires_grad_()
+    for step in range(4):
+        y = weight * drawn(step, 5, 2)
+        (latent_variance(y, 1, *means, room=room)[0] + y.square().sum()).backward()
+        places.add(room._spare.data_ptr())
+    assert len(places) == 1
+
+
+def test_its_strength_can_be_changed():
+    net, x = mlp(), drawn(0, 8, 4)
+    shade = Shade(net, x[:2], strength=1.0)
+    other = copy.deepcopy(net)
+    again = Shade.__new__(Shade)
+    again.model, again._strength = other, 1.0
+    again.strength = 0.25
+    net(x)
+    other(x)
+    assert shade.loss().item() == pytest.approx(4 * again.loss().item())
+    with pytest.raises(ValueError, match="strength"):
+        shade.strength = -1.0
+
+
+def test_passes_without_gradients_do_not_take_a_term_away():
+    net, x = mlp(), drawn(0, 8, 4)
+    shade = Shade(net, x[:2], strength=1.0)
+    net(x)
+    with torch.no_grad():
+        net(x)
+    net.eval()(x)
+    net.train()
+    loss = shade.loss()
+    assert loss.requires_grad
+    loss.backward()
+
+
+def test_a_copy_is_made_though_a_loss_was_not_asked_for():
+    net, x = mlp(), drawn(0, 8, 4)
+    Shade(net, x[:2], strength=1.0)
+    net(x)
+    copy.deepcopy(net)
+    pickle.dumps(net)
+
+
+class Recurrent(nn.Module):
+    """One ReLU, called once a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.act, self.aside, self.extra = nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU()
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 4)
+        for step in range(x.shape[1]):
+            state = self.act(self.cell(torch.cat([x[:, step], state], 1)))
+        return state + self.extra(self.aside(state)).sum() if self.training else state
+
+
+def test_calls_are_counted_as_in_training_and_more_of_them_are_told():
+    net = Recurrent()
+    shade = Shade(net, torch.randn(2, 3, 4), strength=1.0)
+    assert {name: len(sites) for name, sites in shade.sites.items()} == {"act": 3, "extra": 1}
+    net(torch.randn(5, 3, 4))
+    assert shade.loss().isfinite()
+    with pytest.raises(ValueError, match="more often"):
+        net(torch.randn(5, 4, 4))
+    net(torch.randn(5, 3, 4))  # and it goes on
+
+
+class Both(nn.Module):
+    """Layers with units on the last axis and on the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear, self.act = nn.Conv1d(8, 8, 1), nn.Linear(8, 8), nn.ReLU()
+
+    def forward(self, x):
+        first = self.conv(x)
+        self.linear(first.transpose(1, 2))
+        return self.act(first)
+
+
+def test_where_units_could_be_on_either_axis_another_example_is_asked_for():
+    assert Shade(Both(), torch.randn(2, 8, 5), strength=1.0).sites["act"][0].axis == 1
+    with pytest.raises(ValueError, match="differs from its channels"):
+        Shade(Both(), torch.randn(2, 8, 8), strength=1.0)

@@ -257,3 +257,56 @@ def test_once_is_enough_and_there_must_be_a_layer():
         Variational(net, strength=1.0)
     with pytest.raises(ValueError, match="has none"):
         Variational(nn.Sequential(nn.ReLU()), strength=1.0)
+
+
+class Keyword(nn.Module):
+    def __init__(self, answer=lambda y: y) -> None:
+        super().__init__()
+        self.layer, self.answer = nn.Linear(3, 2), answer
+
+    def forward(self, x, scale=1.0):
+        return self.answer(scale * self.layer(x))
+
+
+def test_keywords_reach_every_draw():
+    net = Keyword()
+    Variational(net, strength=1.0, deviation=0.5, task="regression")
+    x = torch.randn(4, 3)
+    net.eval()
+    torch.testing.assert_close(net(x, scale=3.0), 3 * net(x=x))
+
+
+def test_an_answer_that_is_no_tensor_is_refused_in_evaluation():
+    net = Keyword(lambda y: {"y": y})
+    Variational(net, strength=1.0)
+    assert net(torch.randn(4, 3))["y"].shape == (4, 2)
+    with pytest.raises(ValueError, match="answers with a dict"):
+        net.eval()(torch.randn(4, 3))
+
+
+def test_maps_have_their_classes_on_the_second_axis():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 3, 1))
+    Variational(net, strength=1.0, samples=3)
+    answer = net.eval()(torch.randn(2, 1, 5, 4))
+    torch.testing.assert_close(answer.exp().sum(1), torch.ones(2, 5, 4))
+
+
+def test_what_has_no_weight_of_its_own_is_left_out_or_refused():
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match="shares its weight"):
+        Variational(tied, strength=1.0)
+    computed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 3))
+    assert [layer for layer, _ in Variational(computed, strength=1.0)._draws.layers] == [computed[1]]
+    for method in (Variational, DropConnect):
+        options = {"strength": 1.0} if method is Variational else {"rate": 0.5}
+        with pytest.raises(ValueError, match="is computed"):
+            method(nn.Sequential(*computed), layers=["0"], **options)
+        with pytest.raises(ValueError, match="twice"):
+            method(lenet(), layers=["head", "head"], **options)
+    with pytest.raises(ValueError, match="task"):
+        Variational(lenet(), strength=1.0, task="regresion")
+    alrao = Alrao(lenet(), heads=3)
+    with pytest.raises(ValueError, match="is a Heads"):
+        Variational(alrao, strength=1.0, layers=["model.head"])
