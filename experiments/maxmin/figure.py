@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.experiment import folders, publish
 from analysis.style import GREY, PALETTE, WIDTH, style
@@ -30,16 +31,20 @@ PUBLISHED = pd.DataFrame(
 
 
 def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The compared runs, each network at its rate; and those among which the rates were chosen. In percent."""
+    """The compared runs, all at one rate; and those of sizes that were tried at several rates. In percent."""
     runs = pd.read_csv(path)
     for part in ("valid", "test"):
         runs[f"{part}_accuracy"] *= 100
-    searched = runs[runs.network != "maxmin-wide"].groupby("size").rate.nunique()
-    middle = searched.idxmax()
-    search = runs[(runs["size"] == middle) & (runs.network != "maxmin-wide")]
-    best = search.pivot_table(index="network", columns="rate", values="valid_accuracy").idxmax(axis=1)
-    best["maxmin-wide"] = best["maxmin"]
-    return runs[runs.rate == runs.network.map(best)], search
+    equal = runs[runs.network != "maxmin-wide"]
+    middle = equal[equal["size"] == equal.groupby("size").rate.nunique().idxmax()]
+    best = middle.groupby("rate").valid_accuracy.mean().idxmax()
+    tried = equal.groupby(["size", "network"]).rate.transform("nunique") > 1
+    return runs[runs.rate == best], equal[tried]
+
+
+def short(count: float) -> str:
+    """A number of parameters: 15K, 2M."""
+    return f"{count / 1000:g}K" if count < 1e6 else f"{count / 1e6:g}M"
 
 
 def spread(values: pd.Series, digits: int = 2) -> str:
@@ -60,7 +65,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         for size, differences in apart(runs, network).iterrows():
             mine = {name: runs[(runs["size"] == size) & (runs.network == name)] for name in ("relu", network)}
             found = differences.dropna()
-            row = {"parameters, about": f"{size / 1000:g}K" if size < 1e6 else f"{size / 1e6:g}M"}
+            row = {"parameters, about": short(size) if network == "maxmin" else f"{short(size)}, as many filters"}
             for name, part in mine.items():
                 row[f"{NAMES[name] if name == 'relu' else 'MaxMin'}: parameters"] = f"{part.parameters.iloc[0]:,}"
                 row[f"{NAMES[name] if name == 'relu' else 'MaxMin'}: filters"] = part.filters.iloc[0].replace(" ", ", ")
@@ -75,11 +80,23 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def search_table(search: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy at the middle size, by rate."""
+    """Validation accuracy at several rates."""
     rows = []
-    for network, part in search.groupby("network", sort=False):
+    for (size, network), part in search.groupby(["size", "network"], sort=False):
         rates = {f"rate {rate:g}": spread(each.valid_accuracy, 1) for rate, each in part.groupby("rate")}
-        rows.append({"network": NAMES[str(network)], **rates})
+        rows.append({"parameters, about": short(size), "network": NAMES[str(network)], **rates})
+    return pd.DataFrame(rows).fillna("–")
+
+
+def opposite_table(found: pd.DataFrame) -> pd.DataFrame:
+    """For each layer of the ReLU network, before and after training: how near filters come to being opposite."""
+    rows = []
+    for layer, part in found.groupby("layer"):
+        row = {"layer": str(layer), "filters": str(part.filters.iloc[0])}
+        for when, mine in part.groupby("when", sort=False):
+            row[f"{when}: mean"] = spread(mine["mean"], 3)
+            row[f"{when}: lowest"] = f"{mine.least.min():.2f}"
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -87,9 +104,7 @@ def source_table() -> pd.DataFrame:
     """B table 3.1, with the differences."""
     return pd.DataFrame(
         {
-            "B table 3.1: parameters, about": [
-                f"{size / 1000:g}K" if size < 1e6 else f"{size / 1e6:g}M" for size in PUBLISHED["size"]
-            ],
+            "B table 3.1: parameters, about": [short(size) for size in PUBLISHED["size"]],
             "ReLU, %": PUBLISHED.relu.map("{:.2f}".format),
             "MaxMin, %": PUBLISHED.maxmin.map("{:.2f}".format),
             "MaxMin minus ReLU": (PUBLISHED.maxmin - PUBLISHED.relu).map("{:+.2f}".format),
@@ -124,6 +139,9 @@ def figure(runs: pd.DataFrame) -> Figure:
         right.axhline(0, color=GREY, linewidth=0.9)
         left.set(xscale="log", xlabel="parameters", ylabel="test accuracy, %")
         right.set(xscale="log", xlabel="parameters", ylabel="MaxMin minus ReLU, points")
+        left.xaxis.set_major_locator(FixedLocator(sorted(runs["size"].unique())))
+        left.xaxis.set_minor_locator(NullLocator())
+        left.xaxis.set_major_formatter(FuncFormatter(lambda count, _: short(count)))
         left.legend(loc="lower right")
         right.legend(loc="best")
     return made
@@ -132,7 +150,12 @@ def figure(runs: pd.DataFrame) -> Figure:
 def main() -> None:
     results, out = folders(__doc__, HERE)
     runs, search = read(results / "runs.csv")
-    tables = {"table": table(runs), "table-rates": search_table(search), "table-source": source_table()}
+    tables = {
+        "table": table(runs),
+        "table-rates": search_table(search),
+        "table-opposite": opposite_table(pd.read_csv(results / "opposite.csv")),
+        "table-source": source_table(),
+    }
     publish(tables, {"figure": figure(runs)}, out)
 
 

@@ -3,7 +3,7 @@
     python experiments/maxmin/run.py [FILE.yaml] [--results DIR]
 
 One row a run goes to ``results/runs.csv`` as soon as the run is done; a run that is there is not made again. First the
-rate is chosen for each activation, at one size, by the mean validation accuracy of all seeds.
+rate is chosen, one for all (as in B), at one size, by the mean validation accuracy of both activations and all seeds.
 """
 
 import math
@@ -84,8 +84,8 @@ def accuracy(network: nn.Module, feed: Feed, part: str) -> float:
     return right / count
 
 
-def train(plan: dict[str, Any], side: Side) -> dict[str, Any]:
-    """One run: the columns of `MEASURED`."""
+def fit(plan: dict[str, Any], side: Side) -> tuple[nn.Module, Feed, float]:
+    """A trained network, its images, and the training loss of the last epoch."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     device = torch.device(plan["device"])
@@ -111,6 +111,12 @@ def train(plan: dict[str, Any], side: Side) -> dict[str, Any]:
         mean = sum(losses) / len(losses)
         if not math.isfinite(mean):
             break
+    return network, feed, mean
+
+
+def train(plan: dict[str, Any], side: Side) -> dict[str, Any]:
+    """One run: the columns of `MEASURED`."""
+    network, feed, mean = fit(plan, side)
     filters = [str(layer.out_channels) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     return {
         "parameters": sum(each.numel() for each in network.parameters()),
@@ -131,23 +137,26 @@ def work(rows: Rows, plan: dict[str, Any], sides: Iterable[Side], pool: ProcessP
         print(f"{time.perf_counter() - start:6.0f} s: {' '.join(side)}: {measured}", flush=True)
 
 
-def chosen(rows: Rows, plan: dict[str, Any]) -> dict[str, str]:
-    """For each activation the rate with the best validation accuracy at the middle size, in the mean over seeds."""
-    found = {}
-    for network in ("relu", "maxmin"):
-        sums: dict[str, float] = {}
-        for row in rows:
-            if (row["network"], row["size"]) == (network, str(plan["middle"])):
-                sums[row["rate"]] = sums.get(row["rate"], 0.0) + float(row["valid_accuracy"])
-        found[network] = max(sums, key=lambda rate: sums[rate])
-    return found
+def chosen(rows: Rows, plan: dict[str, Any]) -> str:
+    """The rate with the best validation accuracy at the middle size, in the mean over activations and seeds."""
+    sums: dict[str, float] = {}
+    for row in rows:
+        if row["size"] == str(plan["middle"]) and row["network"] in {"relu", "maxmin"}:
+            sums[row["rate"]] = sums.get(row["rate"], 0.0) + float(row["valid_accuracy"])
+    return max(sums, key=lambda rate: sums[rate])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file asks for; the data's section as text, too, which can be a key."""
+    plan: dict[str, Any] = yamls.load(path)
+    config: Any = TypeAdapter(DataConfig)
+    plan["config"] = config.dump_json(config.validate_python(plan["data"])).decode()
+    return plan
 
 
 def main() -> None:
     arguments = parser(__doc__, HERE).parse_args()
-    plan = yamls.load(arguments.file)
-    config: Any = TypeAdapter(DataConfig)
-    plan["config"] = config.dump_json(config.validate_python(plan["data"])).decode()
+    plan = read(arguments.file)
     rows = Rows(arguments.results / "runs.csv", COLUMNS, key=Side._fields)
     seeds, middle, networks = range(plan["seeds"]), str(plan["middle"]), ("relu", "maxmin")
     with ProcessPoolExecutor(plan["processes"], multiprocessing.get_context("spawn")) as pool:
@@ -155,14 +164,19 @@ def main() -> None:
         search = [Side(str(seed), network, middle, rate) for seed in seeds for network in networks for rate in rates]
         work(rows, plan, search, pool)
         best = chosen(rows, plan)
+        largest = max(plan["parameters"])
         sides = [
-            Side(str(seed), network, str(size), best[network])
-            for size in sorted(plan["parameters"])  # the longest last, so that all else is there early
+            Side(str(seed), network, str(size), best)
+            for size in sorted(plan["parameters"])
             for seed in seeds
             for network in networks
         ]
-        wide = [Side(str(seed), "maxmin-wide", middle, best["maxmin"]) for seed in seeds]
-        work(rows, plan, [*wide, *sides], pool)
+        sides += [Side(str(seed), "maxmin-wide", middle, best) for seed in seeds]
+        sides += [
+            Side(str(seed), network, str(size), f"{rate:g}") for network, size, rate in plan["more"] for seed in seeds
+        ]
+        # The longest last, so that all else is there early.
+        work(rows, plan, sorted(sides, key=lambda side: side.size == str(largest)), pool)
 
 
 if __name__ == "__main__":
