@@ -97,10 +97,6 @@ PLANTED = {
         ("structlearn/shrinknets/switch.py", "import structlearn.shrinknets.killing"),
         ("structlearn/shrinknets/utils.py", ""),
     ],
-    "inside structlearn.maxmin": [
-        ("structlearn/maxmin/widen.py", "import structlearn.maxmin.follow"),
-        ("structlearn/maxmin/utils.py", ""),
-    ],
     "inside structlearn.models: networks do not know each other": [
         ("structlearn/models/mlp.py", "import structlearn.models.cnn"),
     ],
