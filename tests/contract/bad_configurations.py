@@ -44,6 +44,27 @@ CONFIGURATION: Final = [
         "regularizers.0.name: shade",
         "model.activation is tanh",
     ),
+    config(
+        "a layer named twice",
+        "regularizers: [{name: dropout, layers: [head, head]}]",
+        "regularizers.0.layers: head is named twice",
+        "name it once",
+    ),
+    config(
+        "noise on labels of the other kind",
+        "regularizers: [{name: label_noise, deviation: 0.1}]",
+        "regularizers.0.deviation: got 0.1",
+        "this is a classification",
+        "leave it out",
+    ),
+    config(
+        "a penalty that the network has no place for",
+        "penalties: [{name: bn_lasso}]",
+        "penalties.0.name: bn_lasso",
+        "model.name: mlp has none",
+        "batch_norm: true",
+    ),
+    config("yes for 1", "regularizers: [{name: reve, modes: true}]", "regularizers.0.modes: got true", "1, 2"),
     config("a penalty that does not exist", "penalties: [{name: l3}]", "penalties.0.name: got 'l3'", "group_lasso"),
     config("a penalty that is not in a list", "penalties: {name: l1}", "it is a list", "penalties: [{name: l1, ...}]"),
     config(
