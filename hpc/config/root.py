@@ -48,7 +48,8 @@ class Config:
     The losses of the record are the task's alone."""
     regularizers: tuple[RegularizerConfig, ...] = ()
     """What acts within the network while it is trained, or between it and the data, all of them. In evaluation none
-    does but ``variational``. They go with every exchange, optimiser and pruning. The losses of the record are the
+    does but ``variational``. They go with every exchange, optimiser and pruning. Weights are drawn
+    by ``variational`` before the others change them, wherever it is in the list. The losses of the record are the
     task's alone."""
     pruning: PruningConfig = NoPruning()
     """How the network changes its structure. Units go at the ends of epochs, on all ranks alike. Once neither their
