@@ -113,6 +113,13 @@ CONFIGURATION: Final = [
         "sede: unknown key; did you mean seed?",
         "data.batch_size: got 0",
     ),
+    command(
+        "a key below a list",
+        "train --regularizers.0.strength 3",
+        "--regularizers.0.strength",
+        "a list is given whole",
+        "regularizers: [{name: ..., strength: 3}]",
+    ),
     command("keys below a value", "train bad.yaml --epochs.x 3", "--epochs.x", "no keys below it", yaml="epochs: 3"),
     command("a key without a value", "train --epochs", "--epochs: no value follows", "--KEY.SUBKEY VALUE"),
     command("a word too many", "train bad.yaml 5", "5: not understood", "--KEY.SUBKEY VALUE", yaml="epochs: 5"),
