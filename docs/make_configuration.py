@@ -54,6 +54,11 @@ Some keys are checked together, before a rank starts:
   need an `exchange` other than `none`. `pruning.proximal: true` needs `optimizer.name: sgd` and a penalty other than
   `l2`. `shrinknets` has its own `weight_strength`: `optimizer.weight_decay` stays 0.
 - `penalties` take proximal steps with `optimizer.name: sgd`, and one of them, or of `pruning`, on the same weights.
+- `regularizers` are there once each. `shade` needs a rectifier (not `lstm`, `tanh`, `sigmoid` or `identity`);
+  `input_noise` is not for text; `reve` is for classes; `variational` needs `optimizer.weight_decay: 0`. Of
+  `label_noise`, `rate` is for classes and `deviation` for a regression.
+- `penalties: [{{name: bn_lasso}}]` needs a network with BatchNorms, or one that `pruning` gives them to.
+- `model.regions` other than 1 needs `model.pooling: weldon`.
 - `schedule.milestones` increase; `schedule.warmup_epochs` is at most `epochs`.
 - `text` and `lstm` go together, and `tabular` goes with `mlp`; a model of your own may take any of them.
 - `compute.channels_last` is for images.

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hpc.config.pruning import BnLasso, Norm, PruningConfig, Scaled, Scalp, ShrinkNets
+from hpc.config.pruning import BnLasso, Norm, PruningConfig, Scaled, Scalp, ShrinkNets, proximal
 from hpc.config.pruning import Cutting as CuttingConfig
-from hpc.config.training import OptimizerConfig, Sgd
+from hpc.config.training import OptimizerConfig
 from hpc.errors import ConfigError, RunError
 from hpc.evaluate import Score
 from hpc.exchange import Exchange
@@ -256,15 +256,6 @@ def build(
     except ValueError as error:
         raise _unfit(config, error) from error
     return Cutting(method, config.every_epochs, samples if config.absorb else None)
-
-
-def proximal(config: CuttingConfig, optimizer: OptimizerConfig) -> bool:
-    """Does the method take proximal steps? Where nothing is said: if they can be taken, and zeros come of them."""
-    if not isinstance(config, Scalp | Norm | BnLasso):
-        return False
-    if config.proximal is not None:
-        return config.proximal
-    return isinstance(optimizer, Sgd) and not (isinstance(config, Norm) and config.penalty == "l2")
 
 
 def _pruner(config: CuttingConfig, structure: Structure, answers: int, *, proximal: bool) -> pruning.Pruner:

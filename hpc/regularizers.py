@@ -1,5 +1,6 @@
 """Regularisers that act within a run's network, or between it and the data."""
 
+import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -19,6 +20,7 @@ from hpc.config.regularizers import (
 )
 from hpc.errors import ConfigError
 from structlearn import regularizers
+from structlearn.alrao import Alrao
 from structlearn.regularizers import Regularizer
 
 Task = Literal["classification", "regression", "sequence"]
@@ -74,12 +76,26 @@ def attach(
         ConfigError: one of them does not suit the network.
     """
     made = []
-    for number, each in enumerate(config):
+    # Whatever changes weights for a pass must do so to those that were drawn, and not draw around the changed ones.
+    ordered = sorted(enumerate(config), key=lambda numbered: not isinstance(numbered[1], Variational))
+    for number, each in ordered:
         try:
             made.append(_make(each, model, example, task, answers))
         except ValueError as error:
-            raise ConfigError(f"regularizers.{number}.name: {each.name} does not suit this network: {error}") from error
+            told = _INSIDE.sub("", str(error)) if isinstance(model, Alrao) else str(error)
+            raise ConfigError(f"regularizers.{number}.name: {each.name} does not suit this network: {told}") from error
     return Regularizers(made)
+
+
+_INSIDE: Final = re.compile(r"(?<![\w.])model\.(?=\w)")
+"""What stands before the names of layers in a network that Alrao has wrapped."""
+
+
+def _names(layers: Sequence[str] | None, model: nn.Module) -> list[str] | None:
+    """Layers by the names that they have in the network, given those that they have without Alrao."""
+    if layers is None:
+        return None
+    return [f"model.{name}" if isinstance(model, Alrao) else name for name in layers]
 
 
 def _make(config: RegularizerConfig, model: nn.Module, example: torch.Tensor, task: Task, answers: int) -> Regularizer:
@@ -95,20 +111,20 @@ def _make(config: RegularizerConfig, model: nn.Module, example: torch.Tensor, ta
                 refresh=config.refresh, on=config.on, mixture=config.modes == 2,
             )  # fmt: skip
         case Dropout():
-            made = regularizers.Dropout(model, config.rate, layers=config.layers)
+            made = regularizers.Dropout(model, config.rate, layers=_names(config.layers, model))
         case DropConnect():
-            made = regularizers.DropConnect(model, config.rate, layers=config.layers)
+            made = regularizers.DropConnect(model, config.rate, layers=_names(config.layers, model))
         case InputNoise():
             made = regularizers.InputNoise(model, config.deviation)
         case WeightNoise():
-            made = regularizers.WeightNoise(model, config.deviation, layers=config.layers)
+            made = regularizers.WeightNoise(model, config.deviation, layers=_names(config.layers, model))
         case LabelNoise():
             made = _label_noise(config, model, task)
         case Variational():
             made = regularizers.Variational(
                 model, strength=1 / answers if config.strength is None else config.strength, prior=config.prior,
                 prior_deviation=config.prior_deviation, deviation=config.deviation, samples=config.samples, task=task,
-                layers=config.layers,
+                layers=_names(config.layers, model),
             )  # fmt: skip
     return made
 

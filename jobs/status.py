@@ -64,7 +64,7 @@ def table(states: Sequence[State], most: int | None, width: int) -> Table:
     Args:
         states: of all runs.
         most: so many are shown; None: all.
-        width: of the terminal. On a narrow one the labels are cut off: a number or an id would be worth nothing.
+        width: of the terminal. On a narrow one the labels go on in the next line: cut off, they would look alike.
     """
     ordered = sorted(states, key=lambda state: _FIRST.index(state.kind))[:most]
     cells = [_cells(state) for state in ordered]
@@ -74,9 +74,11 @@ def table(states: Sequence[State], most: int | None, width: int) -> Table:
     widest["label"] = max(8, min(widest["label"], width - others))
     made = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in shown:
+        folds = name == "label"
         made.add_column(
-            "" if name == "label" else name, justify="right" if name in _NUMBERS else "left", overflow="ellipsis",
-            no_wrap=True, width=widest[name], style="dim" if name == "run" else "",
+            "" if folds else name, justify="right" if name in _NUMBERS else "left",
+            overflow="fold" if folds else "ellipsis", no_wrap=not folds, width=widest[name],
+            style="dim" if name == "run" else "",
         )  # fmt: skip
     for state, row in zip(ordered, cells, strict=True):
         made.add_row(*[Text(row[name], COLOURS[state.kind] if name == "state" else "") for name in shown])

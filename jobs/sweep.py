@@ -241,7 +241,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         rest = ",".join(f"{key}={_text(each)}" for key, each in value.items() if key != "name")
         return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", ""))
-    return ",".join(map(_text, value)) if isinstance(value, list) else str(value)
+    return (",".join(map(_text, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _whose(labels: Sequence[str], sweep: Sweep) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from hpc.config.data import Images, Tabular, TextFiles
 from hpc.config.devices import cuda_devices
 from hpc.config.files import locate
 from hpc.config.folder import check_folder
-from hpc.config.model import AlexNet, Custom, Lstm, Mlp, Pooled, least_side, small_form
+from hpc.config.model import AlexNet, Cnn, Custom, Lstm, Mlp, Pooled, SmallImages, least_side, small_form
 from hpc.config.peek import peek
 from hpc.config.peers import read_matrix
 from hpc.config.penalties import BnLassoPenalty, KinkedPenalty
-from hpc.config.pruning import BnLasso, Cutting, Norm, Scalp, ShrinkNets
-from hpc.config.regularizers import InputNoise, Shade, Variational
+from hpc.config.pruning import BnLasso, Cutting, Norm, Scaled, Scalp, ShrinkNets, proximal
+from hpc.config.regularizers import InputNoise, LabelNoise, Reve, Shade, Variational
 from hpc.config.root import Config
 from hpc.config.sizes import check_padding, divide, steps_per_epoch
 from hpc.config.training import Alrao, AlraoAdam, Downpour, Easgd, Gossip, NoExchange, Plateau, Sgd, Step, Sync, workers
@@ -203,13 +204,13 @@ def _pruning(config: Config, world_size: int) -> Iterator[str]:
 
 def _method(config: Config, pruning: Cutting) -> Iterator[str]:
     """Does the method do what its keys ask for, under this optimiser?"""
-    proximal = isinstance(pruning, Scalp | Norm | BnLasso) and pruning.proximal
-    if proximal and isinstance(pruning, Scalp | Norm) and pruning.penalty == "l2":
+    asked = isinstance(pruning, Scalp | Norm | BnLasso) and pruning.proximal
+    if asked and isinstance(pruning, Scalp | Norm) and pruning.penalty == "l2":
         yield (
             "pruning.proximal: true makes weights exactly 0, but the proximal step of penalty: l2 only scales them; "
             "set it false, or use group_lasso or l1"
         )
-    if proximal and not isinstance(config.optimizer, Sgd):
+    if asked and not isinstance(config.optimizer, Sgd):
         yield (
             f"pruning.proximal: true takes steps as long as the optimiser's, but those of optimizer.name: "
             f"{config.optimizer.name} have another length for each unit or parameter; use sgd, or set it false"
@@ -224,10 +225,15 @@ def _penalties(config: Config) -> Iterator[str]:
     """Can penalties take proximal steps, and is there one such step for each weight?"""
     taken: dict[bool, str] = {}  # is it on the scales of BatchNorms? then by what
     pruning = config.pruning
-    of_itself = isinstance(pruning, Norm) and pruning.penalty != "l2" and pruning.proximal is None
-    if isinstance(pruning, Scalp | Norm | BnLasso) and (pruning.proximal or of_itself):
+    if isinstance(pruning, Cutting) and proximal(pruning, config.optimizer):
         taken[isinstance(pruning, BnLasso)] = f"pruning.name: {pruning.name}, with proximal steps of its own"
     for number, penalty in enumerate(config.penalties):
+        if isinstance(penalty, BnLassoPenalty) and not _batch_norms(config):
+            yield (
+                f"penalties.{number}.name: bn_lasso is on the scales of BatchNorms, and model.name: "
+                f"{config.model.name} has none; take another penalty, or a network with BatchNorm, such as "
+                f"model: {{name: mlp, batch_norm: true}}"
+            )
         if not isinstance(penalty, KinkedPenalty) or not penalty.proximal:
             continue
         key = f"penalties.{number}.proximal: true"
@@ -243,6 +249,18 @@ def _penalties(config: Config) -> Iterator[str]:
                 f"the other they are the step of neither; set one false, or take sparse_group_lasso for two in one"
             )
         taken[scales] = f"penalties.{number}"
+
+
+def _batch_norms(config: Config) -> bool:
+    """Can the network have a BatchNorm, of its own or from pruning?"""
+    model, pruning = config.model, config.pruning
+    if isinstance(pruning, Scaled):
+        added = pruning.batch_norm
+    else:
+        added = isinstance(pruning, BnLasso) and pruning.scaling is not None
+    if isinstance(model, Mlp):
+        return added or model.batch_norm
+    return added or not isinstance(model, Cnn | SmallImages | AlexNet | Lstm)
 
 
 def _regularizers(config: Config) -> Iterator[str]:
@@ -264,8 +282,34 @@ def _regularizers(config: Config) -> Iterator[str]:
                 f"regularizers.{number}.name: variational has a prior in place of weight decay, and "
                 f"optimizer.weight_decay: {config.optimizer.weight_decay:g} would be on deviations, too; set it to 0"
             )
+        if isinstance(each, LabelNoise) or (isinstance(each, Reve) and _regression(config)):
+            yield from _for_task(config, number, each)
+        for name, times in Counter(getattr(each, "layers", None) or ()).items():
+            if times > 1:
+                yield f"regularizers.{number}.layers: {name} is named twice, and would count twice; name it once"
         if [other.name for other in config.regularizers[:number]].count(each.name):
             yield f"regularizers.{number}.name: {each.name} is there twice; give it once"
+
+
+def _for_task(config: Config, number: int, each: LabelNoise | Reve) -> Iterator[str]:
+    """Do classes get what is for classes, and numbers what is for numbers?"""
+    if isinstance(each, Reve):
+        yield f"regularizers.{number}.name: reve is for classes, but data.task is regression; leave it out"
+        return
+    task, wanted, other, value = (
+        ("regression", "deviation", "rate", each.rate)
+        if _regression(config)
+        else ("classification", "rate", "deviation", each.deviation)
+    )
+    if value is not None:
+        yield (
+            f"regularizers.{number}.{other}: got {value:g}, but this is a {task}, where label_noise takes {wanted} and "
+            f"no {other}; leave it out"
+        )
+
+
+def _regression(config: Config) -> bool:
+    return isinstance(config.data, Tabular) and config.data.task == "regression"
 
 
 def _switches(config: Config, pruning: ShrinkNets) -> Iterator[str]:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Tag
 
-from hpc.config.types import Count, Flag, Fraction, NonNegative, Positive, by_name, section
+from hpc.config.training import OptimizerConfig, Sgd
+from hpc.config.types import Count, Flag, Fraction, NonNegative, OneOrTwo, Positive, by_name, section
 
 
 @section
@@ -127,7 +128,7 @@ class ShrinkNets(Cutting):
     weight_strength: Positive = 1e-4
     """The factor of the penalty on all other parameters; without one the switches have no minimum. Leave
     ``optimizer.weight_decay`` 0: it would be for the switches, too."""
-    power: Literal[1, 2] = 2
+    power: OneOrTwo = 2
     """That penalty: the sum of absolute values (1) or of squares (2)."""
     rule: Literal["threshold", "sign_change", "sign_variance"] = "sign_variance"
     """When a switch is off: once it is close to 0; once it changes its sign; once the running variance of its sign is
@@ -149,3 +150,12 @@ PruningConfig = Annotated[
     | Annotated[ShrinkNets, Tag("shrinknets")],
     by_name("none"),
 ]
+
+
+def proximal(pruning: Cutting, optimizer: OptimizerConfig) -> bool:
+    """Does the method take proximal steps? Where nothing is said: if they can be taken, and zeros come of them."""
+    if not isinstance(pruning, Scalp | Norm | BnLasso):
+        return False
+    if pruning.proximal is not None:
+        return pruning.proximal
+    return isinstance(optimizer, Sgd) and not (isinstance(pruning, Norm) and pruning.penalty == "l2")

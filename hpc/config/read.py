@@ -81,6 +81,9 @@ def put(values: dict[str, Any], dotted: str, value: Any) -> None:
     node = values
     for depth, key in enumerate(path, 1):
         inner = node.get(key)
+        rest = dotted.split(".")[depth:]
+        if isinstance(inner, list) or (not inner and rest[0].isdigit()):
+            raise ConfigError(_whole(dotted, ".".join(path[:depth]), rest, value))
         if inner is None:
             inner = node[key] = {}
         elif not isinstance(inner, dict):
@@ -90,6 +93,18 @@ def put(values: dict[str, Any], dotted: str, value: Any) -> None:
     if last == "name" and "name" in node and node["name"] != value:
         node.clear()
     node[last] = value
+
+
+def _whole(dotted: str, where: str, rest: Sequence[str], value: Any) -> str:
+    """What is wrong with a key that is below a list."""
+    given = _short(value)
+    named = "" if rest[-1] == "name" else "name: ..., "
+    whole = f"[{{{named}{rest[-1]}: {given}}}]" if len(rest) > 1 or not rest[0].isdigit() else f"[{given}]"
+    return f"--{dotted}: {where} is a list, and a list is given whole, for example {where}: {whole}"
+
+
+def _short(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
 
 
 def to_values(config: Config) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Tag
+from pydantic import Field, Tag
 
-from hpc.config.types import Count, Fraction, NonNegative, Positive, Text, by_name, section
+from hpc.config.types import Count, Fraction, NonNegative, OneOrTwo, Positive, Text, by_name, section
 
-Layers = tuple[Text, ...] | None
+Layers = Annotated[tuple[Text, ...], Field(min_length=1)] | None
 
 
 @section
@@ -34,7 +34,7 @@ class Reve:
     """Batches between two decompositions of the output layer's weights."""
     on: Literal["z", "y"] = "z"
     """The part of the input that the output layer sees, or all of the input."""
-    modes: Literal[1, 2] = 2
+    modes: OneOrTwo = 2
     """Each coordinate's density: a mixture of two Gaussians, or one."""
 
 
@@ -94,7 +94,7 @@ class LabelNoise:
     rate: Fraction | None = None
     """Of a classification: the probability that a label is replaced by one of the other classes; null: 0.1."""
     deviation: Positive | None = None
-    """Of a regression: that of Gaussian noise on its targets; null: 0.1."""
+    """Of a regression: that of Gaussian noise on its targets, in their own units; null: 0.1."""
 
 
 @section
@@ -107,8 +107,9 @@ class Variational:
 
     name: Literal["variational"] = "variational"
     strength: NonNegative | None = None
-    """The factor of the divergence in the loss of a mini-batch; null: 1 over the number of training samples, which is
-    variational inference (of a text: of characters)."""
+    """The factor of the divergence in the loss of a mini-batch; null: 1 over the number of training samples (of a text:
+    of characters), which is variational inference of a classification (of a regression: for a likelihood of variance
+    1/2)."""
     prior: Literal["gaussian", "laplace"] = "gaussian"
     """The prior of each weight, with mean 0."""
     prior_deviation: Positive | None = None

@@ -48,8 +48,9 @@ class Config:
     The losses of the record are the task's alone."""
     regularizers: tuple[RegularizerConfig, ...] = ()
     """What acts within the network while it is trained, or between it and the data, all of them. In evaluation none
-    does but ``variational``. They go with every exchange, optimiser and pruning. The losses of the record are the
-    task's alone."""
+    does but ``variational``. They go with every exchange, optimiser and pruning. Weights are drawn
+    by ``variational`` before the others change them, wherever it is in the list. The losses of the record are the
+    task's alone (``train_loss`` with ``label_noise`` on the noisy labels)."""
     pruning: PruningConfig = NoPruning()
     """How the network changes its structure. Units go at the ends of epochs, on all ranks alike. Once neither their
     number nor the best validation accuracy (of a regression, the loss) has improved for ``patience`` epochs, the run

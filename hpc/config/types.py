@@ -3,10 +3,11 @@
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Discriminator, Field, Strict
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Strict
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticKnownError
 
 T = TypeVar("T")
 
@@ -20,6 +21,16 @@ Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
 """A share in [0, 1)."""
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
+
+
+def _no_flag(value: Any) -> Any:
+    """Pydantic takes true for 1 where a literal may be 1."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "1 or 2"})
+    return value
+
+
+OneOrTwo = Annotated[Literal[1, 2], BeforeValidator(_no_flag)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

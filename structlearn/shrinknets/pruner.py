@@ -87,7 +87,12 @@ class ShrinkNets(Pruner):
             )
         thetas = [switch.theta for switch in self.switches.values()]
         own = {id(theta) for theta in thetas}
-        others = [each for each in structure.model.parameters() if id(each) not in own and each.requires_grad]
+        others = [
+            each
+            for name, each in structure.model.named_parameters()
+            # a deviation of variational inference is no weight: shrinking its logarithm would draw it to 1
+            if id(each) not in own and each.requires_grad and name.rpartition(".")[2] != "log_deviation"
+        ]
         self._penalties: list[tuple[float, Penalty]] = [(self.strength, L1(thetas))]
         if others:  # else only the switches are trained
             self._penalties.append((self.weight_strength, (L1 if p == 1 else L2)(others)))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from hpc import cutting
 from hpc.alone import Alone
 from hpc.config.folder import freeze
+from hpc.config.pruning import proximal
 from hpc.config.read import validate
 from hpc.engine import Engine
 from hpc.errors import ConfigError
@@ -391,4 +391,4 @@ def test_a_network_that_cannot_be_cut_is_found_before_it_is_trained(tmp_path):
 )
 def test_proximal_steps_are_taken_where_they_are_right_unless_something_is_said(pruned, optimizer, wanted):
     config = validate({"pruning": pruned, "optimizer": {"name": optimizer}})
-    assert cutting.proximal(config.pruning, config.optimizer) is wanted
+    assert proximal(config.pruning, config.optimizer) is wanted

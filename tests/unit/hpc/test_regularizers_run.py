@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from hpc import data, export, network, optimizer
+from hpc import data, export, network, optimizer, regularizers
 from hpc.alone import Alone
 from hpc.config.folder import freeze
 from hpc.config.read import validate
@@ -235,3 +235,24 @@ def test_a_run_with_all_of_them_learns(tmp_path, capsys):
     capsys.readouterr()
     engine = engine_of(tmp_path / "run", model={"name": "mlp"}, epochs=8, regularizers=ALL)
     assert engine.record["epochs"].columns["test_accuracy"][-1] > 0.7
+
+
+def test_with_alrao_layers_have_the_names_that_they_have_without(tmp_path):
+    alrao = {"optimizer": {"name": "alrao"}}
+    engine_of(tmp_path / "run", **alrao, regularizers=[{"name": "variational", "layers": ["features.1"]}])
+    with pytest.raises(ConfigError, match=r"features\.2") as caught:
+        engine_of(tmp_path / "run", **alrao, regularizers=[{"name": "dropconnect", "layers": ["features.2"]}])
+    assert "model.features" not in str(caught.value)
+
+
+def test_the_order_of_the_list_changes_nothing():
+    drawn = []
+    both = [{"name": "dropconnect", "rate": 0.5}, {"name": "variational", "deviation": 0.5}]
+    for order in (both, both[::-1]):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)).train()
+        x = torch.randn(4, 6)
+        regularizers.attach(validate({"regularizers": order}).regularizers, net, x[:2], "classification", 100)
+        torch.manual_seed(1)
+        drawn.append(net(x))
+    assert torch.equal(*drawn)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -32,6 +34,13 @@ def test_numbers_and_ids_are_whole_however_narrow_the_terminal(width) -> None:
     assert max(map(len, lines)) <= width
     assert (RUNS[0].label in text) == (width >= 120)
     assert "exchang" in text
+
+
+def test_on_a_narrow_terminal_labels_go_on_in_the_next_line() -> None:
+    long = replace(RUNS[0], label="penalties=l1(strength=0.001,factors=bayesian),l2(strength=0.001,factors=usual)")
+    narrow = "".join(shown(table([long], None, 80), 80))
+    assert Counter(long.label) <= Counter(narrow)
+    assert "…" not in narrow
 
 
 def test_what_somebody_has_to_look_after_comes_first() -> None:

@@ -168,3 +168,8 @@ def test_a_file_that_is_none(tmp_path) -> None:
     (tmp_path / "none.yaml").write_text("epochs: 1")
     with pytest.raises(ConfigError, match="run_dir: missing; give the folder"):
         read(tmp_path / "none.yaml")
+
+
+def test_an_empty_list_has_a_label(tmp_path) -> None:
+    found = sweep(tmp_path, sweep={"grid": {"regularizers": [[], [{"name": "shade"}]]}})
+    assert [run.label for run in found.runs] == ["regularizers=none", "regularizers=shade"]

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from hpc.config import check as module
 from hpc.config.check import check
 from hpc.config.read import validate
 from hpc.errors import ConfigError
+from structlearn.models import build
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,9 @@ def problems(values: dict[str, Any], local_ranks: int = 1, world_size: int = 1) 
 
 
 TABLE = {"name": "tabular", "root": "table.csv"}
+FIT = {**TABLE, "task": "regression"}
+NORMED = {"name": "mlp", "batch_norm": True}
+BN_STEPS = {"name": "bn_lasso", "proximal": True}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,17 @@ TABLE = {"name": "tabular", "root": "table.csv"}
         {"pruning": {"name": "shrinknets", "rule": "threshold", "threshold": 0.01}, "epochs": 5},
         {"pruning": {"name": "shrinknets", "gamma": 0.99}},
         {"penalties": [{"name": "l2"}], "optimizer": {"weight_decay": 1e-4}},
-        {"penalties": [{"name": "l1", "proximal": True}, {"name": "l2"}, {"name": "bn_lasso", "proximal": True}]},
+        {
+            "penalties": [{"name": "l1", "proximal": True}, {"name": "l2"}, {"name": "bn_lasso", "proximal": True}],
+            "model": NORMED,
+        },
+        {"penalties": [{"name": "bn_lasso"}], "pruning": {"name": "scala"}},
+        {"penalties": [{"name": "bn_lasso"}], "pruning": {"name": "bn_lasso", "scaling": "inverse"}},
+        {"penalties": [{"name": "bn_lasso"}], "model": {"name": "resnet18"}},
+        {"penalties": [BN_STEPS], "pruning": {"name": "bn_lasso", "proximal": False}, "model": NORMED},
+        {"regularizers": [{"name": "dropout", "layers": ["head"]}, {"name": "variational", "layers": ["head"]}]},
+        {"regularizers": [{"name": "label_noise", "rate": 0.2}, {"name": "reve"}]},
+        {"data": FIT, "regularizers": [{"name": "label_noise", "deviation": 0.2}]},
         {"penalties": [{"name": "l1", "proximal": True}], "pruning": {"name": "norm", "proximal": False}},
         {"penalties": [{"name": "l1", "proximal": True}], "pruning": {"name": "norm", "penalty": "l2"}},
         {"penalties": [{"name": "l1", "proximal": True}], "pruning": {"name": "bn_lasso"}},
@@ -87,9 +102,25 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
         ({"penalties": [{"name": n, "proximal": True} for n in ("l1", "group_lasso")]}, "penalties.1.proximal"),
         ({"penalties": [{"name": "l1", "proximal": True}], "pruning": {"name": "norm"}}, "penalties.0.proximal"),
         (
-            {"penalties": [{"name": "bn_lasso", "proximal": True}], "pruning": {"name": "bn_lasso", "proximal": True}},
+            {"penalties": [BN_STEPS], "pruning": {"name": "bn_lasso", "proximal": True}, "model": NORMED},
             "penalties.0.proximal",
         ),
+        ({"penalties": [BN_STEPS], "pruning": {"name": "bn_lasso"}, "model": NORMED}, "penalties.0.proximal"),
+        ({"penalties": [{"name": "bn_lasso"}]}, "penalties.0.name"),
+        ({"penalties": [{"name": "bn_lasso"}], "model": {"name": "cnn"}}, "penalties.0.name"),
+        ({"penalties": [{"name": "bn_lasso"}], "pruning": {"name": "scala", "batch_norm": False}}, "penalties.0.name"),
+        ({"regularizers": [{"name": "dropout", "layers": ["head", "head"]}]}, "regularizers.0.layers"),
+        (
+            {"regularizers": [{"name": "shade"}, {"name": "variational", "layers": ["a", "b", "a"]}]},
+            "regularizers.1.layers",
+        ),
+        ({"regularizers": [{"name": "label_noise", "deviation": 0.1}]}, "regularizers.0.deviation"),
+        ({"regularizers": [{"name": "label_noise", "rate": 0.1, "deviation": 0.1}]}, "regularizers.0.deviation"),
+        (
+            {"data": FIT, "regularizers": [{"name": "label_noise", "rate": 0.1}]},
+            "regularizers.0.rate",
+        ),
+        ({"data": FIT, "regularizers": [{"name": "reve"}]}, "regularizers.0.name"),
         ({"pruning": {"name": "shrinknets", "threshold": 0.01}}, "pruning.threshold"),
         ({"pruning": {"name": "shrinknets", "rule": "sign_change", "gamma": 0.5}}, "pruning.gamma"),
         ({"schedule": {"name": "step", "milestones": [6, 3]}}, "schedule.milestones"),
@@ -203,3 +234,26 @@ def test_a_model_of_ones_own_may_lie_here_or_be_installed(name: str) -> None:
     before = set(sys.modules)
     assert problems({"model": {"name": name}}) == ()
     assert not {"mine", "pack"} & (set(sys.modules) - before), "it is looked for, not imported"
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cvnn", "lenet", "alexnet"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_networks_that_are_said_to_have_no_batch_norm_have_none(name: str, norm: bool) -> None:
+    more = {"batch_norm": norm} if name == "mlp" else {}
+    net = build(name, (64,) if name == "mlp" else (1, 64, 64), 10, **more)
+    has = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in net.modules())
+    told = problems({"model": {"name": name, **more}, "penalties": [{"name": "bn_lasso"}]})
+    assert any("penalties.0.name" in each for each in told) is not has
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"regularizers": [{"name": "dropout", "layers": []}]}, "regularizers.0.layers: got "),
+        ({"regularizers": [{"name": "reve", "modes": True}]}, "regularizers.0.modes: got true; allowed: 1, 2"),
+        ({"pruning": {"name": "shrinknets", "power": True}}, "pruning.power: got true; allowed: 1, 2"),
+    ],
+)
+def test_values_that_look_like_others_are_refused(values: dict[str, Any], message: str) -> None:
+    (problem,) = problems(values)
+    assert problem.startswith(message)

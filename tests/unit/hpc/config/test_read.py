@@ -213,3 +213,19 @@ def test_a_frozen_configuration_cannot_be_changed() -> None:
 
 def test_image_sets_share_a_section() -> None:
     assert validate({"data": {"name": "svhn"}}).data == ImageFiles(name="svhn")
+
+
+@pytest.mark.parametrize(
+    ("override", "example"),
+    [
+        ("--regularizers.0.strength=3", "regularizers: [{name: ..., strength: 3}]"),
+        ("--penalties.1.name=l1", "penalties: [{name: l1}]"),
+        ("--model.widths.0=64", "model.widths: [64]"),
+    ],
+)
+def test_a_list_is_given_whole(override: str, example: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("regularizers: [{name: shade}]\npenalties: [{name: l2}]")
+    for path in (None, tmp_path / "run.yaml"):
+        with pytest.raises(ConfigError) as caught:
+            read(path, [override])
+        assert str(caught.value).endswith(f"is a list, and a list is given whole, for example {example}")

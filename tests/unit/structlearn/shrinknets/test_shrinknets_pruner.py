@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from structlearn.models import build
+from structlearn.regularizers import Variational
 from structlearn.shrinknets import ShrinkNets, Switch, adopt, fold
 from structlearn.structure import Structure
 
@@ -199,3 +200,17 @@ def test_only_the_switches_are_trained() -> None:
     pruner.regularise()
     for theta in thetas:
         torch.testing.assert_close(theta.grad, 0.01 * theta.detach().sign())
+
+
+def test_deviations_of_variational_inference_are_not_shrunk() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    net = adopt(build("mlp", (6,), 3, widths=[9]), x)
+    Variational(net, strength=0.1)
+    pruner = ShrinkNets(Structure(net, x), **SETTINGS)
+    for each in net.parameters():
+        each.grad = torch.zeros_like(each)
+    pruner.regularise()
+    pushed = {name: bool(each.grad.any()) for name, each in net.named_parameters()}
+    assert [moved for name, moved in pushed.items() if name.endswith("log_deviation")] == [False, False]
+    assert [moved for name, moved in pushed.items() if name.endswith(".weight")] == [True, True]
