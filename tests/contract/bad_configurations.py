@@ -57,13 +57,6 @@ CONFIGURATION: Final = [
         "this is a classification",
         "leave it out",
     ),
-    config(
-        "a penalty that the network has no place for",
-        "penalties: [{name: bn_lasso}]",
-        "penalties.0.name: bn_lasso",
-        "model.name: mlp has none",
-        "batch_norm: true",
-    ),
     config("yes for 1", "regularizers: [{name: reve, modes: true}]", "regularizers.0.modes: got true", "1, 2"),
     config("a penalty that does not exist", "penalties: [{name: l3}]", "penalties.0.name: got 'l3'", "group_lasso"),
     config("a penalty that is not in a list", "penalties: {name: l1}", "it is a list", "penalties: [{name: l1, ...}]"),
