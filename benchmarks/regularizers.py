@@ -25,7 +25,7 @@ WIDE = "wideresnet28_10"
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "AlexNet, 3 x 3, batch 128": ("alexnet", {}, 128),
     "AlexNet, 5 x 5, batch 128": ("alexnet", {"kernel": 5, "pool": 2}, 128),
-    "wide ResNet-28, width 0.1, batch 128": (WIDE, {"width": 0.1}, 128),
+    "wide ResNet-28, width 0.4, batch 16": (WIDE, {"width": 0.4}, 16),
 }
 ON_GPU: dict[str, tuple[str, dict[str, Any], int]] = {
     "AlexNet, 3 x 3, batch 128, GPU": ("alexnet", {}, 128),

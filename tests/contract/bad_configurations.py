@@ -83,9 +83,9 @@ CONFIGURATION: Final = [
     config(
         "a penalty on BatchNorms, of which there are none",
         "penalties: [{name: bn_lasso}]",
-        "penalties.0: bn_lasso does not suit this network",
-        "BatchNorm",
-        late=True,
+        "penalties.0.name: bn_lasso",
+        "model.name: mlp has none",
+        "batch_norm: true",
     ),
     config(
         "two proximal steps of the same weights",
