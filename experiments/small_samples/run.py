@@ -15,6 +15,7 @@ import copy
 import math
 import multiprocessing
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -22,10 +23,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from analysis.experiment import parser
 from analysis.rows import Rows
@@ -33,6 +35,7 @@ from hpc import data
 from hpc.config import yamls
 from hpc.config.data import DataConfig
 from hpc.data import DataSet, Feed
+from hpc.data.dataset import Part
 from hpc.seeding import seed_for
 from structlearn.models.base import Net, plain_convnet
 from structlearn.regularizers import Dropout, Regularizer, Reve, Shade
@@ -97,13 +100,27 @@ def attach(network: Net, dataset: DataSet, run: Run) -> Regularizer | None:
     return None
 
 
+def cluttered(part: Part, seed: int) -> Part:
+    """Each image and a smooth texture of its own, by their absolute difference, as digits become MNIST-M (B 4.4.3.1).
+
+    The texture depends on the seed and on the image alone, whatever other images there are.
+    """
+    made = [np.random.default_rng([seed, zlib.crc32(image)]).random((1, 7, 7)) for image in part.inputs.numpy()]
+    coarse = torch.from_numpy(np.stack(made)).float()
+    texture = 255 * interpolate(coarse, size=part.inputs.shape[-2:], mode="bilinear")
+    return Part((part.inputs - texture).abs().round().to(torch.uint8), part.targets)
+
+
 @lru_cache(maxsize=2)
-def images(config: str, samples: int, seed: int, device: str) -> tuple[DataSet, Feed]:
+def images(config: str, samples: int, seed: int, device: str, *, clutter: bool) -> tuple[DataSet, Feed]:
     """The images of a seed, from -1 to 1 (B), and who feeds them: read once for all runs in a row that share them."""
     settings: Any = TypeAdapter(DataConfig).validate_python({**yamls.parse(config, "data"), "train_size": samples})
     dataset = data.load(settings, seed)
     half = torch.full_like(dataset.mean, 127.5)
     dataset = replace(dataset, mean=half, std=half)
+    if clutter:
+        train, valid, test = (cluttered(part, seed) for part in (dataset.train, dataset.valid, dataset.test))
+        dataset = replace(dataset, train=train, valid=valid, test=test)
     return dataset, Feed(dataset, settings, torch.device(device), seed=seed, rank=0, world_size=1, channels_last=True)
 
 
@@ -121,7 +138,9 @@ def accuracy(network: nn.Module, feed: Feed, part: Any) -> float:
 
 def train(plan: dict[str, Any], run: Run, steps: int) -> dict[str, Any]:
     """One run's row."""
-    dataset, feed = images(yamls.dump(plan["data"]), int(run.samples), int(run.seed), plan["device"])
+    dataset, feed = images(
+        yamls.dump(plan["data"]), int(run.samples), int(run.seed), plan["device"], clutter=plan["cluttered"]
+    )
     start = time.perf_counter()
     torch.manual_seed(seed_for(int(run.seed), "init"))
     network: Any = build(dataset, plan["filters"])

@@ -1,8 +1,10 @@
 """Small samples: which runs are made, on which images; how strengths are chosen; what is tested, and compared."""
 
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pd = pytest.importorskip("pandas", reason="the extra analysis is not installed")
@@ -79,13 +81,16 @@ def test_the_best_mean_on_validation_chooses_and_of_equal_ones_the_least(parts):
     assert best == {"none": "0", "shade": "0.01", "reve": "0.01"}
 
 
-def test_images_of_a_smaller_number_are_among_those_of_a_larger_and_as_many_of_each_class(parts, monkeypatch):
+@pytest.mark.parametrize("clutter", [False, True])
+def test_images_of_a_smaller_number_are_among_those_of_a_larger_and_as_many_of_each_class(parts, monkeypatch, clutter):
     run, _ = parts
     from hpc.config import yamls
 
     own(monkeypatch, run, count=200)
     settings = yamls.dump({"name": "fashion-mnist", "validation": 0.25, "batch_size": 10, "normalize": "none"})
-    few, some, other = (run.images(settings, count, seed, "cpu")[0] for count, seed in ((20, 3), (50, 3), (20, 4)))
+    few, some, other = (
+        run.images(settings, count, seed, "cpu", clutter=clutter)[0] for count, seed in ((20, 3), (50, 3), (20, 4))
+    )
     seen = [{each.numpy().tobytes() for each in dataset.train.inputs} for dataset in (few, some, other)]
     assert seen[0] < seen[1]
     assert seen[0] != seen[2]
@@ -100,9 +105,33 @@ def test_inputs_go_from_minus_one_to_one(parts, monkeypatch):
 
     own(monkeypatch, run)
     settings = yamls.dump({"name": "fashion-mnist", "validation": 0.25, "batch_size": 20, "normalize": "none"})
-    _, feed = run.images(settings, 60, 0, "cpu")
+    _, feed = run.images(settings, 60, 0, "cpu", clutter=False)
     inputs = next(iter(feed.evaluation("test")))[0]
     assert (inputs.min().item(), inputs.max().item()) == (-1.0, 1.0)
+
+
+def test_a_black_image_becomes_a_texture_of_its_own_and_a_white_one_its_negative(parts):
+    run, _ = parts
+    import torch
+
+    from hpc.data.dataset import Part
+
+    black = torch.zeros(2, 1, 14, 14, dtype=torch.uint8)
+    black[1, 0, 0, 0] = 1  # another image
+    texture = run.cluttered(Part(black, torch.arange(2)), 3).inputs.float()
+    assert texture.std() > 20
+    assert (texture[0] - texture[1]).abs().mean() > 20
+    again = run.cluttered(Part(black[1:], torch.arange(1)), 3).inputs
+    assert again.equal(texture[1:].byte())
+    assert not run.cluttered(Part(black[1:], torch.arange(1)), 4).inputs.equal(again)
+    rough = (texture[:, :, 1:] - texture[:, :, :-1]).abs().mean()
+    assert rough < texture.std()  # neighbours are alike
+
+    white = Part(torch.full((1, 1, 14, 14), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    shown = run.cluttered(white, 3).inputs[0].float()
+    coarse = np.random.default_rng([3, zlib.crc32(white.inputs[0].numpy())]).random((1, 1, 7, 7))
+    smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse).float(), size=(14, 14), mode="bilinear")
+    assert (shown - 255 * (1 - smooth[0])).abs().max() <= 0.51
 
 
 def test_the_network_is_that_of_the_source(parts):
@@ -124,7 +153,7 @@ def test_a_run_starts_like_all_and_is_changed_by_its_method(parts, monkeypatch, 
     run, _ = parts
     own(monkeypatch, run)
     plan = {
-        "choosing_seeds": [9], "looks": 2, "filters": 3, "rate": 0.003, "device": "cpu",
+        "choosing_seeds": [9], "looks": 2, "filters": 3, "rate": 0.003, "device": "cpu", "cluttered": False,
         "data": {"name": "fashion-mnist", "validation": 0.25, "batch_size": 10, "normalize": "none"},
     }  # fmt: skip
     bare = run.train(plan, run.Run("60", "none", "0", "1"), 8)
