@@ -1,4 +1,4 @@
-"""The tables and the figure of this experiment, from what ``run.py`` wrote.
+"""The tables and figures of this experiment, from what ``run.py`` wrote.
 
 python experiments/small_samples/figure.py [--results DIR] [--out DIR]
 """
@@ -43,9 +43,9 @@ def spread(values: pd.Series, sign: str = "") -> str:
     return f"{values.mean():{sign}.2f} ± {values.std():.2f}"
 
 
-def table(compared: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
+def table(compared: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each method at each number of images, and how often it is above that without regularisation."""
-    accuracies, apart = wide(compared, column), gains(compared, column)
+    accuracies, apart = wide(compared), gains(compared)
     rows = []
     for samples, part in compared.groupby("samples"):
         for method, name in NAMES.items():
@@ -129,8 +129,16 @@ def figure(compared: pd.DataFrame) -> Figure:
 def main() -> None:
     results, out = folders(__doc__, HERE)
     compared, choosing = read(results / "runs.csv")
-    tables = {"table": table(compared), "table-last": last_table(compared), "table-strengths": strengths(choosing)}
-    publish(tables, {"figure": figure(compared)}, out)
+    cluttered, choosing_cluttered = read(results / "cluttered" / "runs.csv")
+    tables = {
+        "table": table(compared),
+        "table-last": last_table(compared),
+        "table-strengths": strengths(choosing),
+        "table-longer": table(read(results / "longer" / "runs.csv")[0]),
+        "table-cluttered": table(cluttered),
+        "table-cluttered-strengths": strengths(choosing_cluttered),
+    }
+    publish(tables, {"figure": figure(compared), "cluttered": figure(cluttered)}, out)
 
 
 if __name__ == "__main__":

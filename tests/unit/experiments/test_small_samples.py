@@ -192,3 +192,23 @@ def test_strengths_on_show_are_those_that_were_chosen(parts):
     shown = figure.strengths(pd.DataFrame(rows))
     assert shown[shown.method == "SHADE"]["100 images"].tolist() == ["60.5", "40.5", "**60.5**"]
     assert shown[shown.method == "none"]["100 images"].tolist() == ["50.5"]
+
+
+@pytest.mark.parametrize("folder", ["", "cluttered", "longer"])
+def test_what_is_kept_is_what_the_plan_says(parts, folder):
+    run, figure = parts
+    from hpc.config import yamls
+
+    plan = yamls.load(HERE / f"{folder or 'small'}.yaml")
+    kept = pd.read_csv(HERE / "results" / folder / "runs.csv", dtype=str).to_dict("records")
+    planned = set()
+    for samples, _ in plan["sizes"]:
+        planned |= set(run.choices(plan, samples))
+        for method, strength in run.chosen(kept, plan, samples).items():
+            planned |= {run.Run(str(samples), method, strength, str(seed)) for seed in range(plan["seeds"])}
+    assert {run.Run(*(row[name] for name in run.Run._fields)) for row in kept} == planned
+    steps = dict(plan["sizes"])
+    assert all(int(row["steps"]) == steps[int(row["samples"])] for row in kept)
+    compared, choosing = figure.read(HERE / "results" / folder / "runs.csv")
+    assert set(compared.seed) == set(range(plan["seeds"]))
+    assert set(choosing.seed) == set(plan["choosing_seeds"])
