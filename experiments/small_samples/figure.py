@@ -50,6 +50,8 @@ def table(compared: pd.DataFrame) -> pd.DataFrame:
     for samples, part in compared.groupby("samples"):
         for method, name in NAMES.items():
             mine = part[part.method == method]
+            if mine.empty:
+                continue
             row = {
                 "images": f"{samples:,}",
                 "method": name,
@@ -135,6 +137,7 @@ def main() -> None:
         "table-last": last_table(compared),
         "table-strengths": strengths(choosing),
         "table-longer": table(read(results / "longer" / "runs.csv")[0]),
+        "table-stronger": table(read(results / "stronger" / "runs.csv")[0]),
         "table-cluttered": table(cluttered),
         "table-cluttered-strengths": strengths(choosing_cluttered),
     }

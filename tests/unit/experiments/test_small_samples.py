@@ -194,7 +194,7 @@ def test_strengths_on_show_are_those_that_were_chosen(parts):
     assert shown[shown.method == "none"]["100 images"].tolist() == ["50.5"]
 
 
-@pytest.mark.parametrize("folder", ["", "cluttered", "longer"])
+@pytest.mark.parametrize("folder", ["", "cluttered", "longer", "stronger"])
 def test_what_is_kept_is_what_the_plan_says(parts, folder):
     run, figure = parts
     from hpc.config import yamls
