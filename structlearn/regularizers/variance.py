@@ -127,28 +127,31 @@ def _latent_variance(
     others = [place for place in range(y.dim()) if place != axis]
     samples = y.numel() / units
     m0, m1 = mean0.view(shape), mean1.view(shape)
-    middle, minus_two = m0 + m1 + 2, mean0.new_tensor(-2.0)
-    start, turned = -2 * factor * m0, factor * (m1 - m0)
+    middle, start, turned = m0 + m1 + 2, -2 * factor * m0, factor * (m1 - m0)
     parts = _parts(y)
     outs = _parts(slope) if slope.numel() else ()
     above, p0, turn = (torch.empty_like(parts[0], dtype=mean0.dtype) for _ in range(3))
-    sums = []
+    table = mean0.new_empty(len(parts), 5, units)
+    rows = iter(table.flatten(0, 1).unbind())
     for number, part in enumerate(parts):
         value = part.to(mean0.dtype)
         if len(value) < len(p0):  # the last part of a batch
             above, p0, turn = above[: len(value)], p0[: len(value)], turn[: len(value)]
         torch.clamp(value, min=0.0, out=above)
         torch.neg(above, out=p0).exp_()
-        squares = torch.linalg.vector_norm(value, dim=others).square()
-        sums += [value.sum(others), squares, p0.sum(others), above.sum(others), above.mul_(p0).sum(others)]
+        torch.sum(value, others, out=next(rows))
+        torch.sum(torch.mul(value, value, out=turn), others, out=next(rows))
+        torch.sum(p0, others, out=next(rows))
+        torch.sum(above, others, out=next(rows))
+        torch.sum(above.mul_(p0), others, out=next(rows))
         if outs:  # masks of bools would take as long as all the rest
-            torch.addcmul(minus_two, p0, middle, out=turn).sub_(above, alpha=2)
+            turn = torch.sub(p0.mul_(middle), above, alpha=2, out=turn).sub_(2.0)
             torch.ops.aten.threshold_backward.grad_input(turn, value, 0, grad_input=turn)
             own = outs[number] if slope.dtype == value.dtype else p0
             torch.add(start, value, alpha=2 * factor, out=own).addcmul_(turn, turned)
             if own is p0:
                 outs[number].copy_(own)
-    total, squares, p0_sum, above_sum, p0_above = torch.stack(sums).view(len(parts), 5, units).sum(0)
+    total, squares, p0_sum, above_sum, p0_above = table.sum(0)
     p0_y = total - above_sum + p0_above
     spread = squares - mean1 * (2 * total - samples * mean1)
     spread = spread + (mean1 - mean0) * (2 * p0_y - (mean0 + mean1) * p0_sum)
