@@ -60,7 +60,7 @@ def calls(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Calls:
     arguments = example if isinstance(example, tuple) else (example,)
     where = next((each.device for each in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     for device, training in (("meta", True), (None, True)):  # training may call more, and may want larger batches
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the last attempt, below, tells what is wrong
             return _run(model, arguments, device, where, training=training)
     try:
         return _run(model, arguments, None, where, training=False)

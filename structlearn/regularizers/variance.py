@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from structlearn.structure.table import handles
 from structlearn.structure.tracker import Axes, Call, Tracker
@@ -114,7 +114,7 @@ class _LatentVariance(torch.autograd.Function):
         return slope, None, None, None, None, None
 
 
-@torch.library.custom_op("structlearn::latent_variance", mutates_args=("slope",))
+@library.custom_op("structlearn::latent_variance", mutates_args=("slope",))
 def _latent_variance(
     y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, factor: float, slope: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
