@@ -113,10 +113,11 @@ class _Observer:
         """It has answered."""
         self._inside -= 1
 
-    def called(self, y: Tensor) -> None:
+    def called(self, y: Tensor, _: bool) -> Tensor:
         """A rectifying function is called."""
         if not self._inside:
             self.found.functions.append(self._place(y))
+        return y
 
     def made(self, layer: nn.Module, _: Any, output: Any) -> None:
         """A layer has answered."""
@@ -140,16 +141,22 @@ class Functions(TorchFunctionMode):
     """Shows a caller what each rectifying function is given, before it is.
 
     Args:
-        see: Called with the function's input.
+        see: Called with the function's input, and whether the function overwrites it; answers what it is to take.
     """
 
-    def __init__(self, see: Callable[[Tensor], None]) -> None:
+    def __init__(self, see: Callable[[Tensor, bool], Tensor]) -> None:
         super().__init__()
         self._see = see
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func in FUNCTIONS:
+            given, *others = args or (kwargs.pop("input"),)
             with torch._C.DisableTorchFunction():  # noqa: SLF001  its public name is for subclasses of Tensor
-                self._see(args[0] if args else kwargs["input"])
+                args = self._see(given, _overwrites(func, others, kwargs)), *others
         return func(*args, **kwargs)
+
+
+def _overwrites(func: Any, others: list[Any], options: dict[str, Any]) -> bool:
+    """By its name or an option, which may stand among the arguments; RReLU's `training` is taken for it, in vain."""
+    return func.__name__.endswith("_") or options.get("inplace", False) or any(each is True for each in others)

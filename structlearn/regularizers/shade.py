@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from structlearn.checks import check_positive
+from structlearn.regularizers.memory import Room
 from structlearn.regularizers.rectified import Functions, calls
 from structlearn.regularizers.regularizer import Regularizer, unhook
-from structlearn.regularizers.variance import Moments, Room, latent_variance
+from structlearn.regularizers.variance import Moments, latent_variance
 from structlearn.structure.wide import wide
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ class Averages(nn.Module):
             setattr(self, name, wide(value))
         return self
 
-    def forward(self, y: Tensor, strength: float) -> Tensor:
-        """The units' part of the loss by the averages of before this batch; then the averages take the batch in."""
-        loss, moments = latent_variance(y, self.axis, self.mean0, self.mean1, scale=strength, room=self._room)
-        self._take(moments, y.numel() / len(self.present))
-        return loss
+    def forward(self, y: Tensor, strength: float, *, overwritten: bool) -> tuple[Tensor, Tensor]:
+        """What to go on with, and the part of the loss by the averages of before this batch, which they take in."""
+        seen = latent_variance(
+            y, self.axis, self.mean0, self.mean1, scale=strength, overwritten=overwritten, room=self._room
+        )
+        self._take(seen.moments, y.numel() / len(self.present))
+        return seen.y, seen.loss
 
     @torch.no_grad()
     def _take(self, sums: Moments, samples: float) -> None:
@@ -87,17 +90,19 @@ class Sites(nn.ModuleList):
         self._call = 0
         self._terms: dict[int, Tensor] = {}
 
-    def see(self, y: Tensor) -> None:
-        """The rectifier is called with y."""
+    def see(self, y: Tensor, *, overwritten: bool) -> Tensor:
+        """The rectifier is called with y, which it may overwrite; what it is to take instead."""
         if self._call == len(self):
             raise ValueError(
                 f"a rectifier is called more often than the {len(self)} time(s) of SHADE's example in one forward "
                 f"pass of the network: give an example of the same length, or a rectifier of its own to each call"
             )
-        term = self[self._call](y, self.strength)
+        seen: Tensor
+        seen, term = self[self._call](y, self.strength, overwritten=overwritten)
         if torch.is_grad_enabled():
             self._terms[self._call] = term
         self._call += 1
+        return seen
 
     def begin(self) -> None:
         """Another forward pass begins, however the last one ended."""
@@ -205,11 +210,12 @@ class Shade(Regularizer):
                 layer.register_forward_hook(watch.leave, always_call=True)
 
 
-def _look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    if layer.training:
-        sites = layer.get_submodule(NAME)
-        assert isinstance(sites, Sites)
-        sites.see(inputs[0])
+def _look(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not layer.training:
+        return inputs
+    sites = layer.get_submodule(NAME)
+    assert isinstance(sites, Sites)
+    return sites.see(inputs[0], overwritten=getattr(layer, "inplace", False)), *inputs[1:]
 
 
 class _Watch:
@@ -226,7 +232,7 @@ class _Watch:
         for sites in self.sites:
             sites.begin()
         if model.training and isinstance(own := getattr(model, NAME, None), Sites):
-            self._mode = Functions(lambda y: None if self._inside else own.see(y))
+            self._mode = Functions(lambda y, over: y if self._inside else own.see(y, overwritten=over))
             self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def end(self, *_: Any) -> None:

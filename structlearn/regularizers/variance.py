@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import sys
+import functools
+import logging
+import math
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, library
 
+from structlearn.regularizers import fused
+from structlearn.regularizers.memory import Room, is_alone
 from structlearn.structure.table import handles
 from structlearn.structure.tracker import Axes, Call, Tracker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 CACHED: Final = 1 << 16
-"""Values of a part that are worked on together on a CPU: a dozen passes over them then stay in its cache. Measured on
+"""Values of a part that torch works on together on a CPU: a dozen passes over them then stay in its cache. Measured on
 one core with 128 x 64 x 32 x 32 values: 2.5 times as fast as all at once."""
+
+_log = logging.getLogger(__name__)
 
 
 class Moments(NamedTuple):
@@ -30,9 +37,25 @@ class Moments(NamedTuple):
     """Of (1 - p0) y."""
 
 
+class Seen(NamedTuple):
+    """What `latent_variance` gives back."""
+
+    y: Tensor
+    """The same values, to be used instead of those given: the gradient is added where theirs comes by."""
+    loss: Tensor
+    moments: Moments
+
+
 def latent_variance(
-    y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, *, scale: float = 1.0, room: Room | None = None
-) -> tuple[Tensor, Moments]:
+    y: Tensor,
+    axis: int,
+    mean0: Tensor,
+    mean1: Tensor,
+    *,
+    scale: float = 1.0,
+    overwritten: bool = False,
+    room: Room | None = None,
+) -> Seen:
     """`scale` times the sum over units of the mean over samples of sum_b p_b(y) (y - mean_b)^2 (B eq. 4.11).
 
     With p1 = 1 - exp(-relu(y)) and p0 = exp(-relu(y)). Samples are all entries of a unit: examples, and the positions
@@ -43,7 +66,9 @@ def latent_variance(
 
         2 (y - m1) + 2 p0 (m1 - m0) - [y > 0] p0 (m1 - m0) (2 y - m0 - m1)
 
-    It is made in the same pass, and kept in place of y: so whatever comes after may overwrite y. It can be taken once.
+    Both are one pass over the values on a GPU, and on a CPU with a C compiler; the second adds to the gradient that
+    comes back to y in the same pass. (Rejected: a gradient made in the forward pass and kept, which autograd adds; it
+    is one more write, and pushes y out of the cache before the rectifier reads it.)
 
     Args:
         y: [batch, ...], its units on one axis.
@@ -51,116 +76,138 @@ def latent_variance(
         mean0: [C], E[Y | B=0]; no gradient flows to it.
         mean1: [C], E[Y | B=1].
         scale: The factor of the answer; not of the moments.
+        overwritten: What comes next changes y in place: then a copy of it is kept for the backward pass.
         room: Keeps the memory of the gradient from step to step: fresh memory costs a CPU as much as all else here.
     """
-    loss, *moments = _LatentVariance.apply(y, axis % y.dim(), mean0, mean1, scale, room or Room())  # type: ignore[no-untyped-call]
-    return loss, Moments(*moments)
-
-
-class Room:
-    """Memory for one gradient at a time. It is not copied with the network that it is for."""
-
-    def __init__(self) -> None:
-        self._spare: Tensor | None = None
-
-    def take(self, like: Tensor) -> Tensor:
-        """Memory laid out as a tensor."""
-        spare, self._spare = self._spare, None
-        if spare is None or sys.getrefcount(spare) > 2 or spare._use_count() > 1:  # type: ignore[attr-defined]  # noqa: SLF001
-            return torch.empty_like(like)  # somebody has kept the last one, here or within torch
-        same = (spare.shape, spare.dtype, spare.stride()) == (like.shape, like.dtype, like.stride())
-        return spare if same and like.device == spare.device else torch.empty_like(like)
-
-    def give(self, back: Tensor) -> None:
-        """It is free again once the backward pass that it is used in is over."""
-        if back.device.type == "cpu":  # the others keep freed memory at hand by themselves
-            self._spare = back
-
-    def __deepcopy__(self, memo: Any) -> Room:
-        return Room()
-
-    def __reduce__(self) -> tuple[type[Room], tuple[()]]:
-        return Room, ()
+    found = _LatentVariance.apply(y, axis % y.dim(), mean0, mean1, scale, overwritten, room or Room())  # type: ignore[no-untyped-call]
+    loss, p0, p0_y, p1_y = found[:4]
+    return Seen(y if overwritten else found[4], loss, Moments(p0, p0_y, p1_y))
 
 
 class _LatentVariance(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, scale: float, room: Room
+        ctx: Any, y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, scale: float, overwritten: bool, room: Room
     ) -> tuple[Tensor, ...]:
-        slope = room.take(y) if ctx.needs_input_grad[0] else y.new_empty(0)
-        factor = scale * y.shape[axis] / max(1, y.numel())
-        whole = y.dtype == mean0.dtype  # in half precision a slope times 1e-8 would be 0: the factor waits
-        loss, *moments = _latent_variance(y, axis, mean0, mean1, factor if whole else 1.0, slope)
-        ctx.slope, ctx.room, ctx.factor = slope, room, 1.0 if whole else factor
-        loss = loss * ctx.factor
+        ctx.axis, ctx.room, ctx.factor = axis, room, scale * y.shape[axis] / max(1, y.numel())
+        loss, p0, p0_y, p1_y, *means = _latent_variance(y, axis, mean0, mean1)
+        moments = p0, p0_y, p1_y
+        if ctx.needs_input_grad[0]:
+            kept = room.take(y).copy_(y) if overwritten else y
+            ctx.save_for_backward(kept, *means)
         ctx.mark_non_differentiable(*moments)
         ctx.set_materialize_grads(False)
-        return loss, *moments
+        return loss * ctx.factor, *moments, *(() if overwritten else (y,))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("latent_variance has first derivatives only; call backward without create_graph")
-        if ctx.slope is None:
-            raise RuntimeError("the gradient of latent_variance can be taken once; make another forward pass")
-        slope, ctx.slope = ctx.slope, None
-        gradient = gradients[0] * ctx.factor
-        if slope.dtype != gradient.dtype:
-            slope.copy_(slope.to(gradient.dtype).mul_(gradient))
-        elif gradient.device.type != "cpu" or gradient != 1:  # one pass less where asking costs nothing
-            slope.mul_(gradient)
-        ctx.room.give(slope)
-        return slope, None, None, None, None, None
+        alone = is_alone(gradients, 4)
+        upstream = gradients[4] if len(gradients) > 4 else None
+        if gradients[0] is None:
+            return upstream, None, None, None, None, None, None
+        try:
+            y, mean0, mean1 = ctx.saved_tensors
+        except RuntimeError as error:
+            if "inplace" not in str(error):
+                raise
+            problem = (
+                "what comes before a rectifier was changed in place after the rectifier, and SHADE still needs it; "
+                "change a copy instead"
+            )
+            raise RuntimeError(problem) from error
+        fits = alone and upstream is not None and upstream.stride() == y.stride()
+        out = upstream if fits else ctx.room.take(y)
+        _latent_slope(y, ctx.axis, mean0, mean1, gradients[0] * ctx.factor, upstream, out)
+        return out, None, None, None, None, None, None
 
 
-@library.custom_op("structlearn::latent_variance", mutates_args=("slope",))
+@library.custom_op("structlearn::latent_variance", mutates_args=())
 def _latent_variance(
-    y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, factor: float, slope: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`factor` times the sum over units and samples, and three moments; its gradient goes into `slope`, if not empty.
+    y: Tensor, axis: int, mean0: Tensor, mean1: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The sum over units and samples, three moments, and the means for the backward pass, before which they change.
 
-    One operator, so that Structure has a rule for it.
+    One operator, so that Structure has a rule for it; and copies of the means that are made outside of it are made
+    again in the backward pass of a compiled network, when it is too late.
     """
-    units = y.shape[axis]
-    shape = [units if place == axis else 1 for place in range(y.dim())]
-    others = [place for place in range(y.dim()) if place != axis]
-    samples = y.numel() / units
-    m0, m1 = mean0.view(shape), mean1.view(shape)
-    middle, start, turned = m0 + m1 + 2, -2 * factor * m0, factor * (m1 - m0)
-    parts = _parts(y)
-    outs = _parts(slope) if slope.numel() else ()
-    above, p0, turn = (torch.empty_like(parts[0], dtype=mean0.dtype) for _ in range(3))
-    table = mean0.new_empty(len(parts), 5, units)
-    rows = iter(table.flatten(0, 1).unbind())
-    for number, part in enumerate(parts):
-        value = part.to(mean0.dtype)
-        if len(value) < len(p0):  # the last part of a batch
-            above, p0, turn = above[: len(value)], p0[: len(value)], turn[: len(value)]
-        torch.clamp(value, min=0.0, out=above)
-        torch.neg(above, out=p0).exp_()
-        torch.sum(value, others, out=next(rows))
-        torch.sum(torch.mul(value, value, out=turn), others, out=next(rows))
-        torch.sum(p0, others, out=next(rows))
-        torch.sum(above, others, out=next(rows))
-        torch.sum(above.mul_(p0), others, out=next(rows))
-        if outs:  # masks of bools would take as long as all the rest
-            turn = torch.sub(p0.mul_(middle), above, alpha=2, out=turn).sub_(2.0)
-            torch.ops.aten.threshold_backward.grad_input(turn, value, 0, grad_input=turn)
-            own = outs[number] if slope.dtype == value.dtype else p0
-            torch.add(start, value, alpha=2 * factor, out=own).addcmul_(turn, turned)
-            if own is p0:
-                outs[number].copy_(own)
-    total, squares, p0_sum, above_sum, p0_above = table.sum(0)
+    samples = y.numel() / y.shape[axis]
+    sums = fused.sums(y, axis)
+    total, squares, p0_sum, above_sum, p0_above = _sums(y, axis, mean0.dtype) if sums is None else sums
     p0_y = total - above_sum + p0_above
     spread = squares - mean1 * (2 * total - samples * mean1)
     spread = spread + (mean1 - mean0) * (2 * p0_y - (mean0 + mean1) * p0_sum)
-    return factor * spread.sum(), p0_sum.clone(), p0_y, above_sum - p0_above
+    return spread.sum(), p0_sum.clone(), p0_y, above_sum - p0_above, mean0.clone(), mean1.clone()
 
 
 @_latent_variance.register_fake
-def _shapes(_y: Tensor, _axis: int, mean0: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return mean0.new_empty(()), *(torch.empty_like(mean0) for _ in range(3))
+def _shapes(_y: Tensor, _axis: int, mean0: Tensor, _mean1: Tensor) -> tuple[Tensor, ...]:
+    return mean0.new_empty(()), *(torch.empty_like(mean0) for _ in range(5))
+
+
+@library.custom_op("structlearn::latent_slope", mutates_args=("out",))
+def _latent_slope(
+    y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, factor: Tensor, upstream: Tensor | None, out: Tensor
+) -> None:
+    """The gradient of `factor` times the sum, and what comes from upstream."""
+    if fused.slopes(y, axis, mean0, mean1, factor, upstream, out):
+        return
+    shape = [-1 if place == axis else 1 for place in range(y.dim())]
+    slope = _at_once(_slope) if y.is_cuda else _slope
+    others = repeat(None) if upstream is None else _parts(upstream)
+    for part, own, given in zip(_parts(y), _parts(out), others):  # noqa: B905  what is not given has no end
+        own.copy_(slope(part, mean0.view(shape), mean1.view(shape), factor, given))
+
+
+def _sums(y: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
+    """As `fused.sums`, of any tensors."""
+    outer, inner = math.prod(y.shape[:axis]), math.prod(y.shape[axis + 1 :])
+    flat = y.reshape(outer, y.shape[axis], inner)
+    sums = _at_once(_five) if y.is_cuda else _five
+    return torch.stack([sums(part, dtype) for part in _parts(flat)]).sum(0)
+
+
+def _five(y: Tensor, dtype: torch.dtype) -> Tensor:
+    y = y.to(dtype)
+    above = y.clamp(min=0)
+    p0 = (-above).exp()
+    return torch.stack([each.sum((0, 2)) for each in (y, y * y, p0, above, p0 * above)])
+
+
+def _slope(y: Tensor, mean0: Tensor, mean1: Tensor, factor: Tensor, upstream: Tensor | None) -> Tensor:
+    y = y.to(mean0.dtype)  # in half precision the factor would make it 0
+    p0 = (-y.clamp(min=0)).exp()
+    slope = 2 * (y - mean1) + (mean1 - mean0) * p0 * torch.where(y > 0, mean0 + mean1 + 2 - 2 * y, 2.0)
+    return slope * factor if upstream is None else slope * factor + upstream
+
+
+def _parts(y: Tensor) -> Sequence[Tensor]:
+    """Along the batch; on a CPU so many examples at a time that they stay in the cache."""
+    if y.device.type != "cpu" or y.numel() <= CACHED:
+        return [y]
+    parts: Sequence[Tensor] = y.split(max(1, CACHED * len(y) // y.numel()))
+    return parts
+
+
+@functools.cache
+def _at_once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """By one kernel; step by step where torch cannot compile, which it says once."""
+    made: Callable[..., Tensor] | None = None
+
+    def call(*arguments: Any) -> Tensor:
+        nonlocal made
+        try:
+            made = made or torch.compile(function, dynamic=True)
+            return made(*arguments)
+        except Exception as error:
+            if made is function:
+                raise
+            _log.warning("torch cannot compile SHADE's %s, which will be slower: %s", function.__name__, error)
+            made = function
+            return function(*arguments)
+
+    return call
 
 
 @handles("structlearn.latent_variance")
@@ -171,12 +218,4 @@ def _rule(tracker: Tracker, call: Call) -> list[Axes]:
     for axes in beside:
         tracker.mark(axes.labels[0], "along")
     units = tracker.meet([(given, axis), *[(axes, 0) for axes in beside]], "they are the input's channels")
-    return [Axes([], data=True), *[Axes([units], data=True) for _ in range(3)]]
-
-
-def _parts(y: Tensor) -> Sequence[Tensor]:
-    """Along the batch; on a CPU so many examples at a time that they stay in the cache."""
-    if y.device.type != "cpu" or y.numel() <= CACHED:
-        return [y]
-    parts: Sequence[Tensor] = y.split(max(1, CACHED * len(y) // y.numel()))
-    return parts
+    return [Axes([], data=True), *[Axes([units], data=True) for _ in range(5)]]

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from structlearn import models
 from structlearn.alrao import Alrao
 from structlearn.regularizers import Shade
 from structlearn.regularizers import variance as module
-from structlearn.regularizers.variance import Room, latent_variance
+from structlearn.regularizers.memory import Room
+from structlearn.regularizers.variance import latent_variance
 from structlearn.structure import Plan, Structure
 
 
@@ -55,7 +57,7 @@ def test_the_loss_is_that_of_the_source(shape, axis, size, seed, cached):
     mean0, mean1 = drawn(seed + 1, shape[axis]), drawn(seed + 2, shape[axis])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CACHED", cached)  # in parts, or all at once
-        loss, moments = latent_variance(y, axis, mean0, mean1)
+        _, loss, moments = latent_variance(y, axis, mean0, mean1)
     flat = y.movedim(axis, -1).reshape(-1, shape[axis]).numpy()
     assert loss.item() == pytest.approx(by_hand(flat, mean0.numpy(), mean1.numpy()), rel=1e-9, abs=1e-9)
     absent = np.exp(-np.maximum(flat, 0))
@@ -75,7 +77,7 @@ def test_the_gradient_is_that_of_autograd(shape, axis, size, seed, cached):
     (expected,) = torch.autograd.grad(3 * plain, y)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CACHED", cached)
-        loss, _ = latent_variance(y, axis, mean0, mean1, scale=1.5)
+        loss = latent_variance(y, axis, mean0, mean1, scale=1.5).loss
     (found,) = torch.autograd.grad(2 * loss, y)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert loss.item() == pytest.approx(1.5 * plain.item())
@@ -88,7 +90,7 @@ def test_the_gradient_of_a_linear_neuron_has_the_closed_form(inputs, seed):
     x, w, b = drawn(seed, 1, inputs), drawn(seed + 1, inputs).requires_grad_(), drawn(seed + 2, 1)
     mu0, mu1 = drawn(seed + 3, 1), drawn(seed + 4, 1)
     y = (x @ w + b).unsqueeze(1)
-    latent_variance(y, 1, mu0, mu1)[0].backward()
+    latent_variance(y, 1, mu0, mu1).loss.backward()
     value = y.detach()
     sigma = 1 - torch.exp(-value.relu())
     slope = torch.exp(-value) * (value > 0)
@@ -102,29 +104,103 @@ def test_in_half_precision_it_is_that_of_what_was_rounded():
     means = drawn(1, 4).float(), drawn(2, 4).float()
     exact = y.detach().float().requires_grad_()
     for value in (y, exact):
-        latent_variance(value, 1, *means, room=Room())[0].backward()
+        latent_variance(value, 1, *means, room=Room()).loss.backward()
     assert y.grad.dtype == torch.bfloat16
     torch.testing.assert_close(y.grad.float(), exact.grad, rtol=0.01, atol=1e-4)
 
 
-def test_the_gradient_is_taken_once():
-    y = drawn(0, 3, 2).requires_grad_()
-    loss, _ = latent_variance(y, 1, drawn(1, 2), drawn(2, 2))
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="once"):
-        loss.backward()
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_the_gradient_can_be_taken_again_and_goes_through_what_comes_next(overwritten):
+    x, means = drawn(0, 3, 2).requires_grad_(), (drawn(1, 2), drawn(2, 2))
+    seen = latent_variance(3 * x, 1, *means, overwritten=overwritten)
+    total = seen.loss + (seen.y.relu_() if overwritten else seen.y.relu()).square().sum()
+    once = torch.autograd.grad(total, x, retain_graph=True)[0]
+    again = torch.autograd.grad(2 * total, x)[0]
+    alone, rectified = (
+        torch.autograd.grad(each, x)[0]
+        for each in (latent_variance(3 * x, 1, *means).loss, (3 * x).relu().square().sum())
+    )
+    torch.testing.assert_close(once, alone + rectified)
+    torch.testing.assert_close(again, 2 * once)
+
+
+def test_what_is_changed_after_the_rectifier_is_refused():
+    y = 3 * drawn(0, 3, 2).requires_grad_()
+    seen = latent_variance(y, 1, drawn(1, 2), drawn(2, 2))
+    seen.y.relu().sum()
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place after the rectifier"):
+        seen.loss.backward()
+
+
+KEEPERS = {
+    "a hook": lambda y, kept: y.register_hook(kept.append),
+    "a hook, detached": lambda y, kept: y.register_hook(lambda gradient: kept.append(gradient.detach())),
+    "a hook, part of it": lambda y, kept: y.register_hook(lambda gradient: kept.append(gradient[:2])),
+}
+
+
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_a_gradient_that_somebody_else_holds_is_not_changed(keeper):
+    x, kept = drawn(0, 5, 2).requires_grad_(), []
+    seen = latent_variance(3 * x, 1, drawn(1, 2), drawn(2, 2))
+    KEEPERS[keeper](seen.y, kept)
+    (seen.loss + (2 * (3 * seen.y)).sum()).backward()
+    assert torch.equal(kept[0], torch.full_like(kept[0], 6))
+
+
+def test_nor_is_one_that_is_given_or_goes_two_ways():
+    x, means = drawn(0, 5, 2).requires_grad_(), (drawn(1, 2), drawn(2, 2))
+    given = torch.ones(5, 2, dtype=torch.float64)
+    seen = latent_variance(3 * x, 1, *means)
+    torch.autograd.backward([seen.y, seen.loss], [given, torch.tensor(1.0, dtype=torch.float64)])
+    assert torch.equal(given, torch.ones_like(given))
+    first, second = latent_variance(3 * x, 1, *means), latent_variance(4 * x, 1, *means)
+    loss = first.loss + second.loss + (3 * (first.y + second.y)).relu().sum()
+    found = torch.autograd.grad(loss, [first.y, second.y, x])
+    open_ = 3.0 * (7 * x > 0)
+    assert torch.equal(found[0], open_)
+    assert torch.equal(found[1], open_)
+    apart = [torch.autograd.grad(latent_variance(size * x, 1, *means).loss, x)[0] for size in (3, 4)]
+    torch.testing.assert_close(found[2], sum(apart) + 7 * open_)
+
+
+def test_a_gradient_that_is_alone_is_changed_in_its_place():
+    """What is_alone is for: no memory is asked for where nobody but autograd holds a gradient."""
+    x, room = torch.randn(5, 2, requires_grad=True), Room()
+    for _ in range(2):
+        seen = latent_variance(3 * x, 1, torch.zeros(2), torch.ones(2), room=room)
+        (seen.loss + (2 * seen.y.relu()).sum()).backward()
+    assert not room._made
 
 
 def test_two_forward_passes_before_a_backward_do_not_share_the_room():
     room, means = Room(), (drawn(1, 2), drawn(2, 2))
     first, second = (drawn(seed, 5, 2).requires_grad_() for seed in (3, 4))
     for _ in range(2):
-        losses = [latent_variance(y, 1, *means, room=room)[0] for y in (first, second)]
+        losses = [latent_variance(y, 1, *means, room=room).loss for y in (first, second)]
         sum(losses).backward()
     for y in (first, second):
         alone = y.detach().requires_grad_()
-        latent_variance(alone, 1, *means)[0].backward()
+        latent_variance(alone, 1, *means).loss.backward()
         torch.testing.assert_close(y.grad, 2 * alone.grad)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when its compiler is imported
+def test_a_compiled_network_has_the_same_gradients():
+    """Its backward pass must take the averages as they were, though they have gone on since."""
+    net, x = models.build("cnn", (1, 28, 28), 10, width=0.25).double(), drawn(0, 8, 1, 28, 28)
+    other = copy.deepcopy(net)
+    shades = [Shade(each, x[:2], strength=0.1) for each in (net, other)]
+    compiled = torch.compile(other)
+    for _ in range(3):
+        for each, shade in zip((net, compiled), shades, strict=True):
+            each.zero_grad()
+            (each(x).square().sum() + shade.loss()).backward()
+        for one, same in zip(net.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, same.grad, rtol=1e-9, atol=1e-9 * one.grad.abs().max().item())
 
 
 # --- in a network ------------------------------------------------------------------------------------------
@@ -396,7 +472,7 @@ def test_in_float16_no_gradient_is_lost_or_overflows(scale):
     exact = y.detach().float().requires_grad_()
     means = drawn(1, 8).float(), drawn(2, 8).float()
     for value, factor in ((y, 2.0**12 * scale), (exact, 1.0)):
-        (latent_variance(value, 1, *means, scale=1e-4)[0] * factor).backward()
+        (latent_variance(value, 1, *means, scale=1e-4).loss * factor).backward()
     found = y.grad.float() / (2.0**12 * scale)
     assert found.isfinite().all()
     torch.testing.assert_close(found, exact.grad, rtol=0.02, atol=2e-4 / 2**12)
@@ -425,7 +501,7 @@ def test_a_batch_that_is_not_finite_does_not_spoil_the_averages():
 
 def test_there_are_first_derivatives_only():
     y = drawn(0, 3, 2).requires_grad_()
-    loss, _ = latent_variance(y, 1, drawn(1, 2), drawn(2, 2))
+    loss = latent_variance(y, 1, drawn(1, 2), drawn(2, 2)).loss
     with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad(loss, y, create_graph=True)
 
@@ -433,9 +509,9 @@ def test_there_are_first_derivatives_only():
 def test_a_gradient_that_somebody_keeps_is_not_overwritten():
     room, means = Room(), (drawn(1, 2), drawn(2, 2))
     y = drawn(3, 5, 2).requires_grad_()
-    (kept,) = torch.autograd.grad(latent_variance(y, 1, *means, room=room)[0], y)
+    (kept,) = torch.autograd.grad(latent_variance(y, 1, *means, room=room).loss, y)
     before = kept.clone()
-    (2 * latent_variance(3 * y, 1, *means, room=room)[0]).backward()
+    (2 * latent_variance(3 * y, 1, *means, room=room).loss).backward()
     assert torch.equal(kept, before)
 
 
@@ -444,8 +520,8 @@ def test_the_room_is_used_again_from_step_to_step():
     weight = drawn(3, 2).requires_grad_()
     for step in range(4):
         y = weight * drawn(step, 5, 2)
-        (latent_variance(y, 1, *means, room=room)[0] + y.square().sum()).backward()
-        places.add(room._spare.data_ptr())
+        (latent_variance(y, 1, *means, room=room).loss + y.square().sum()).backward()
+        places |= {each.data_ptr() for each in room._made}
     assert len(places) == 1
 
 
