@@ -114,6 +114,19 @@ def _torch() -> Iterator[Finding]:
         yield Finding("devices", "ok", listed or "no CUDA device; ranks compute on the CPU")
 
 
+def _compiler() -> Iterator[Finding]:
+    """Nothing needs it, and what uses it is faster by a factor."""
+    name = os.environ.get("CC") or "cc"
+    said = ask(probe.python(probe.COMPILER, PYTHON_LIMIT_S), PYTHON_LIMIT_S)
+    if not said.ok:
+        yield Finding("compiler", "warn", said.problem, "mend what the line about torch complains about")
+    elif json.loads(said.out):
+        yield Finding("compiler", "ok", f"{name} compiles the loops of SHADE")
+    else:
+        advice = "install one (gcc or clang), or name it in CC; without, SHADE takes three times as long on CPUs"
+        yield Finding("compiler", "warn", f"no C compiler that works ({name})", advice)
+
+
 def _cpu_quota() -> float | None:
     """The cores that a container's limit amounts to (cgroup version 2)."""
     try:
@@ -231,6 +244,7 @@ CHECKS: Final[dict[str, Callable[[], Iterator[Finding]]]] = {
     "training": _training,
     "packages": _packages,
     "torch": _torch,
+    "compiler": _compiler,
     "mpi": _mpi,
     "hdf5": _files,
     "data sets": _data,

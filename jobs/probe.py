@@ -23,6 +23,12 @@ print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda 
                   "devices": [[device.name, device.total_memory] for device in devices]}))
 """
 
+COMPILER: Final = """
+from structlearn import native
+from structlearn.regularizers import fused
+print(json.dumps(native.library(fused.SOURCE) is not None))
+"""
+
 MPI: Final = """
 from mpi4py import MPI
 from hpc.config.devices import cuda_aware

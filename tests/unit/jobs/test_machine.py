@@ -11,7 +11,7 @@ import pytest
 from hpc.errors import ConfigError
 from jobs import machine
 from jobs.machine import CHECKS, Finding
-from jobs.probe import FILES, MPI, RANK, TORCH, Answer
+from jobs.probe import COMPILER, FILES, MPI, RANK, TORCH, Answer
 
 
 @pytest.fixture
@@ -91,6 +91,20 @@ def test_without_mpi_one_rank_is_left(answers: Any) -> None:
     only = found("mpi")
     assert list(only) == ["mpi"]
     assert only["mpi"].status == "warn"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (True, "ok", "gcc-99 compiles the loops of SHADE"),
+        (False, "warn", "no C compiler that works (gcc-99)"),
+        (no("No module named 'torch'"), "warn", "No module named 'torch'"),
+    ],
+)
+def test_a_compiler_is_tried(answer: Any, status: str, words: str, answers: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("CC", "gcc-99")
+    answers({COMPILER: answer})
+    assert (found("compiler")["compiler"].status, found("compiler")["compiler"].finding) == (status, words)
 
 
 def test_devices_are_named(answers: Any, monkeypatch: Any) -> None:
