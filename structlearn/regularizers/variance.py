@@ -154,10 +154,10 @@ def _latent_slope(
     if fused.slopes(y, axis, mean0, mean1, factor, upstream, out):
         return
     shape = [-1 if place == axis else 1 for place in range(y.dim())]
-    slope = _at_once(_slope) if y.is_cuda else _slope
+    add = _at_once(_add_slope) if y.is_cuda else _add_slope
     others = repeat(None) if upstream is None else _parts(upstream)
-    for part, own, given in zip(_parts(y), _parts(out), others):  # noqa: B905  what is not given has no end
-        own.copy_(slope(part, mean0.view(shape), mean1.view(shape), factor, given))
+    for part, given, own in zip(_parts(y), others, _parts(out)):  # noqa: B905  what is not given has no end
+        add(part, mean0.view(shape), mean1.view(shape), factor, given, own)
 
 
 def _sums(y: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
@@ -175,11 +175,11 @@ def _five(y: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([each.sum((0, 2)) for each in (y, y * y, p0, above, p0 * above)])
 
 
-def _slope(y: Tensor, mean0: Tensor, mean1: Tensor, factor: Tensor, upstream: Tensor | None) -> Tensor:
+def _add_slope(y: Tensor, mean0: Tensor, mean1: Tensor, factor: Tensor, upstream: Tensor | None, out: Tensor) -> Tensor:
     y = y.to(mean0.dtype)  # in half precision the factor would make it 0
     p0 = (-y.clamp(min=0)).exp()
     slope = 2 * (y - mean1) + (mean1 - mean0) * p0 * torch.where(y > 0, mean0 + mean1 + 2 - 2 * y, 2.0)
-    return slope * factor if upstream is None else slope * factor + upstream
+    return out.copy_(slope * factor if upstream is None else slope * factor + upstream)
 
 
 def _parts(y: Tensor) -> Sequence[Tensor]:

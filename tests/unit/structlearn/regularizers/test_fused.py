@@ -149,11 +149,15 @@ def test_compiled_as_on_a_gpu_it_is_the_same(caplog):
         means = [drawn(seed, 1, shape[1], 1) for seed in (2, 3)]
         for function, arguments in (
             (variance._five, (y, torch.float32)),
-            (variance._slope, (y, *means, torch.tensor(0.3), given_)),
-            (variance._slope, (y, *means, torch.tensor(0.3), None)),
+            (variance._add_slope, (y, *means, torch.tensor(0.3), given_, torch.empty_like(y))),
+            (variance._add_slope, (y, *means, torch.tensor(0.3), None, torch.empty_like(y))),
             (variance._five, (y.half(), torch.float32)),
         ):
-            torch.testing.assert_close(variance._at_once(function)(*arguments), function(*arguments))
+            expected = function(*arguments).clone()
+            torch.testing.assert_close(variance._at_once(function)(*arguments), expected)
+        expected = variance._add_slope(y, *means, torch.tensor(0.3), given_, torch.empty_like(y))
+        variance._at_once(variance._add_slope)(y, *means, torch.tensor(0.3), given_, given_)
+        torch.testing.assert_close(given_, expected)  # in its place
     assert "cannot compile" not in caplog.text  # nothing was left to the plain functions
 
 
