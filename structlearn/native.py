@@ -31,19 +31,19 @@ def library(source: Path) -> ctypes.CDLL | None:
     that all processes of all users load code from would have to be trusted. (Rejected: torch.compile, whose loops over
     more than one sum are a third as fast on a CPU as these, and take seconds to compile; wheels for each platform.)
     """
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    with tempfile.TemporaryDirectory(prefix="structlearn-") as folder:
-        made = Path(folder, source.with_suffix(".so").name)
-        try:
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        with tempfile.TemporaryDirectory(prefix="structlearn-", ignore_cleanup_errors=True) as folder:
+            made = Path(folder, source.with_suffix(".so").name)
             subprocess.run(
                 [*compiler, *FLAGS, "-o", made, source],
                 check=True, capture_output=True, timeout=_LIMIT_S, stdin=subprocess.DEVNULL,
             )  # fmt: skip
             return ctypes.CDLL(str(made))
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or b""
-            _log.info("%s is not compiled (%s), torch does its work: %s", source.name, error, said.decode()[-500:])
-            return None
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace")
+        _log.info("%s is not compiled (%s), torch does its work: %s", source.name, error, said[-500:])
+        return None
 
 
 def over_threads(function: Any, count: int, threads: int) -> None:
@@ -61,3 +61,6 @@ def over_threads(function: Any, count: int, threads: int) -> None:
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "structlearn-native")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not there in a child

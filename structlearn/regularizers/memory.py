@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Room:
@@ -22,9 +25,9 @@ class Room:
             return torch.empty_like(like)
         layout = (like.shape, like.dtype, like.stride())
         self._made = [each for each in self._made if (each.shape, each.dtype, each.stride()) == layout][-2:]
-        for each in self._made:
-            if sys.getrefcount(each) <= 3 and each._use_count() == 1:  # type: ignore[attr-defined]
-                return each
+        for place in range(len(self._made)):
+            if _held(self._made, place) == _held_by_a_list():
+                return self._made[place]
         self._made.append(torch.empty_like(like))
         return self._made[-1]
 
@@ -38,27 +41,33 @@ class Room:
 def is_alone(gradients: tuple[Tensor | None, ...], place: int) -> bool:
     """Does nobody but autograd hold this gradient? Then it may be changed, as torch does where it adds two.
 
-    Compared are counts with those of a gradient that is known to be alone: of Python, of torch, and of its memory
-    (which a detached copy would share).
-
     Args:
         gradients: What `backward` of an autograd function is given. No other name may stand for the gradient yet.
         place: Which.
     """
     held = _held(gradients, place)
-    return held is not None and held == _held_when_alone()
+    return held is not None and held == _held_by_autograd()
 
 
-def _held(gradients: tuple[Tensor | None, ...], place: int) -> tuple[int, ...] | None:
-    if len(gradients) <= place or gradients[place] is None or torch.compiler.is_compiling():
+def _held(tensors: Sequence[Tensor | None], place: int) -> tuple[int, ...] | None:
+    """How often Python and torch hold a tensor, and any tensor its memory (a detached or a reshaped one shares it).
+
+    Such counts differ between versions, and are compared with those of a tensor that is known to be held once.
+    """
+    if len(tensors) <= place or tensors[place] is None or torch.compiler.is_compiling():
         return None
-    memory = gradients[place].untyped_storage()  # type: ignore[union-attr]
+    memory = tensors[place].untyped_storage()  # type: ignore[union-attr]
     count = torch._C._storage_Use_Count(memory._cdata)
-    return sys.getrefcount(gradients[place]), gradients[place]._use_count(), count  # type: ignore[union-attr]
+    return sys.getrefcount(tensors[place]), tensors[place]._use_count(), count  # type: ignore[union-attr]
 
 
 @functools.cache
-def _held_when_alone() -> tuple[int, ...] | None:
+def _held_by_a_list() -> tuple[int, ...] | None:
+    return _held([torch.empty(1)], 0)
+
+
+@functools.cache
+def _held_by_autograd() -> tuple[int, ...] | None:
     with torch.enable_grad():
         y = torch.ones(1, requires_grad=True)
         (2 * _Count.apply(y)).backward()  # type: ignore[no-untyped-call]

@@ -141,6 +141,8 @@ class Shade(Regularizer):
     Raises:
         ValueError: the strength is below 0, the network cannot be run with the example, nothing in it rectifies, or it
             has SHADE already. In a forward pass: a rectifier is called more often than with the example.
+        RuntimeError: in a backward pass: what came into a rectifier was changed in place after it (the rectifier itself
+            may do so), or second derivatives of SHADE's own term are asked for.
     """
 
     def __init__(self, model: nn.Module, example: Tensor | tuple[Any, ...], *, strength: float) -> None:

@@ -64,6 +64,14 @@ static inline float total(floats values) {
     return sum;
 }
 
+static inline void take(double *found, sums s) {
+    found[0] += total(s.y);
+    found[1] += total(s.squares);
+    found[2] += total(s.p0);
+    found[3] += total(s.above);
+    found[4] += total(s.p0_above);
+}
+
 /* `width` units (or samples of one) at a time, `count` times, each `stride` after the last. */
 static inline sums strip(const float *y, size_t stride, size_t count, size_t width) {
     sums s = {{0}};
@@ -81,22 +89,22 @@ static inline sums strip(const float *y, size_t stride, size_t count, size_t wid
     return s;
 }
 
+/* Vectors of a map that are summed in float: short sums stay exact. */
+enum { SHORT = 64 };
+
 /* y is [examples, units, inner]; table is [examples, 5, units]. From example `first` until before `last`. */
 void sums_of_maps(const float *y, float *table, size_t units, size_t inner, size_t first, size_t last) {
     size_t full = inner / LANES, rest = inner % LANES;
     for (size_t place = first * units; place < last * units; place++) {
-        sums s = strip(y + place * inner, LANES, full, LANES);
-        float found[5] = {total(s.y), total(s.squares), total(s.p0), total(s.above), total(s.p0_above)};
+        double found[5] = {0};
+        for (size_t at = 0; at < full; at += SHORT)
+            take(found, strip(y + place * inner + at * LANES, LANES, at + SHORT < full ? SHORT : full - at, LANES));
         if (rest) {
-            s = strip(y + place * inner + full * LANES, LANES, 1, rest);
-            found[0] += total(s.y);
-            found[1] += total(s.squares);
-            found[2] += total(s.p0) - (LANES - rest); /* p0 is 1 in the lanes that are not there */
-            found[3] += total(s.above);
-            found[4] += total(s.p0_above);
+            take(found, strip(y + place * inner + full * LANES, LANES, 1, rest));
+            found[2] -= LANES - rest; /* p0 is 1 in the lanes that are not there */
         }
         for (size_t which = 0; which < 5; which++)
-            table[(place / units * 5 + which) * units + place % units] = found[which];
+            table[(place / units * 5 + which) * units + place % units] = (float)found[which];
     }
 }
 

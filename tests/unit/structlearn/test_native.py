@@ -45,13 +45,20 @@ def test_a_compiler_may_have_options_of_its_own(source, monkeypatch):
     assert native.library(source) is not None
 
 
-@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false", "true"])
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false", "true", '"cc', r"sh -c 'printf \\377 >&2; exit 1'"])
 def test_without_a_compiler_there_is_no_library(source, monkeypatch, caplog, compiler):
-    """Not there; one that fails; one that makes nothing."""
+    """Not there; one that fails; one that makes nothing; half a name; one that does not speak UTF-8."""
     monkeypatch.setenv("CC", compiler)
     with caplog.at_level("INFO", logger=native.__name__):
         assert native.library(source) is None
     assert "mark.c is not compiled" in caplog.text
+
+
+def test_without_room_for_files_there_is_no_library(source, monkeypatch, caplog):
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
+    with caplog.at_level("INFO", logger=native.__name__):
+        assert native.library(source) is None
+    assert "/no/such/folder" in caplog.text
 
 
 @pytest.mark.skipif(not COMPILES, reason="no C compiler")

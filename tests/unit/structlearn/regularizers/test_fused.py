@@ -1,7 +1,9 @@
 """SHADE's C against the formulas in float64, and against torch's own passes."""
 
 import math
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -59,6 +61,25 @@ def test_the_exponential_is_exact_over_its_range():
     torch.testing.assert_close(sums[seen].double(), expected[seen], rtol=3e-7, atol=0)
     assert sums[~seen].max() < 1e-36
     assert fused.sums(torch.full((5, 70), -3.0), 1)[2].eq(5).all()  # exactly 1, so that p1 is exactly 0
+
+
+def test_long_sums_are_exact():
+    y = torch.full((1, 1, 1024, 1024), 0.1)
+    expected = exact(y, 1, torch.zeros(1), torch.zeros(1), 1.0, None)[0]
+    torch.testing.assert_close(fused.sums(y, 1).double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(monkeypatch):
+    y = torch.ones(64, 3, 32, 32)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    expected = fused.sums(y, 1)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(0 if torch.equal(fused.sums(y, 1), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_any_number_of_threads_makes_the_same_bits():

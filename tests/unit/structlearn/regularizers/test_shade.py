@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from structlearn import models
 from structlearn.alrao import Alrao
@@ -523,6 +524,67 @@ def test_the_room_is_used_again_from_step_to_step():
         (latent_variance(y, 1, *means, room=room).loss + y.square().sum()).backward()
         places |= {each.data_ptr() for each in room._made}
     assert len(places) == 1
+
+
+VIEWS = {
+    "a view": lambda x: x.view(4, 10),
+    "a transposed one": lambda x: x.t(),
+    "a flattened one": lambda x: x.view(4, 2, 5).flatten(1),
+    "unsqueezed": lambda x: x.unsqueeze(-1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_gradient_kept_in_another_shape_is_not_overwritten(view):
+    room, kept, expected = Room(), [], []
+    for step in range(4):
+        x = torch.randn(4, 10, generator=torch.Generator().manual_seed(step)).requires_grad_()
+        y = VIEWS[view](x)
+        latent_variance(y, 1, torch.zeros(y.shape[1]), torch.ones(y.shape[1]), room=room).loss.backward()
+        kept.append(x.grad)
+        expected.append(x.grad.clone())
+    assert all(torch.equal(one, other) for one, other in zip(kept, expected, strict=True))
+
+
+def test_what_hooks_have_detached_is_not_overwritten():
+    room, means = Room(), (torch.zeros(2), torch.ones(2))
+    x = [torch.randn(5, 2, requires_grad=True) for _ in range(2)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: each.detach(), lambda each: each):
+        losses = [latent_variance(3 * each, 1, *means, overwritten=True, room=room).loss for each in x]
+    sum(losses).backward()
+    for each in x:
+        alone = each.detach().requires_grad_()
+        latent_variance(3 * alone, 1, *means).loss.backward()
+        torch.testing.assert_close(each.grad, alone.grad)
+
+
+def test_a_checkpointed_network_has_the_gradients_of_the_averages_of_before_the_batch():
+    class Checkpointed(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    x = drawn(0, 8, 4)
+    nets = [mlp(), Checkpointed(mlp())]
+    for net in nets:
+        shade = Shade(net, x[:2], strength=0.5)
+        (net(x).square().mean() + shade.loss()).backward()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_second_derivatives_of_the_network_alone_can_be_taken():
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.Softplus(), nn.Linear(6, 1)).double(), drawn(0, 8, 4).requires_grad_()
+    plain = copy.deepcopy(net)
+    Shade(net, x[:2], strength=0.5)
+    found = []
+    for each in (plain, net):
+        (slope,) = torch.autograd.grad(each(x).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), each[0].weight)[0])
+    assert torch.equal(*found)
 
 
 def test_its_strength_can_be_changed():
