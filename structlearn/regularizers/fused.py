@@ -28,7 +28,7 @@ SHARE: Final = 1 << 15
 
 
 def sums(y: Tensor, axis: int) -> Tensor | None:
-    """[5, C]: over samples, of y, y^2, p0 = exp(-relu(y)), relu(y) and p0 relu(y).
+    """[5, C, inner]: over samples, of y, y^2, p0 = exp(-relu(y)), relu(y) and p0 relu(y); of positions apart, or not.
 
     The same bits with any number of threads. None where it cannot be: not float32 on a CPU, not in one piece, or no
     compiler.
@@ -41,13 +41,35 @@ def sums(y: Tensor, axis: int) -> Tensor | None:
         return None
     functions, outer, units, inner = found
     if inner >= WIDE:
-        table = y.new_empty(outer, 5, units)
+        table = y.new_empty(outer, 5, units, 1)
         _share(functions.sums_of_maps, outer, y, y, table, units, inner)
-        return table.sum(0)
-    lanes, blocks = units * inner, math.ceil(outer / BLOCK)
-    table = y.new_empty(blocks, 5, lanes)
-    _share(functions.sums_of_rows, blocks, y, y, table, outer, lanes, BLOCK)
-    return table.sum(0).view(5, units, inner).sum(2)
+    else:
+        blocks = math.ceil(outer / BLOCK)
+        table = y.new_empty(blocks, 5, units, inner)
+        _share(functions.sums_of_rows, blocks, y, y, table, outer, units * inner, BLOCK)
+    return table.sum(0)
+
+
+def moments(y: Tensor, axis: int, mean0: Tensor, mean1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """The sum over units and samples of the variance, and [C] each: sums of p0, p0 y, p1 y; None as of `sums`.
+
+    Args:
+        y: Its units on one axis.
+        axis: Which; at least 0.
+        mean0: [C].
+        mean1: [C].
+    """
+    found = sums(y, axis) if mean0.dtype == y.dtype else None
+    functions = native.library(SOURCE) if found is not None else None
+    if found is None or functions is None:
+        return None
+    _, units, inner = found.shape
+    p0, p0_y, p1_y = (y.new_empty(units) for _ in range(3))
+    function = functions.moments
+    function.restype = ctypes.c_float
+    held = found, mean0.contiguous(), mean1.contiguous(), p0, p0_y, p1_y
+    loss = function(*map(_as_c, (*held, y.numel() // max(1, units), units, inner)))
+    return y.new_tensor(loss), p0, p0_y, p1_y
 
 
 def slopes(

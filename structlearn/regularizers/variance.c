@@ -126,6 +126,24 @@ void sums_of_rows(const float *y, float *table, size_t rows, size_t units, size_
     }
 }
 
+/* From the sums [5, units, inner] what is asked of them (variance.py): for each the sums of p0, p0 y and p1 y; the loss. */
+float moments(const float *found, const float *mean0, const float *mean1, float *p0, float *p0_y, float *p1_y,
+              size_t samples, size_t units, size_t inner) {
+    double loss = 0;
+    for (size_t unit = 0; unit < units; unit++) {
+        double s[5] = {0}, m0 = mean0[unit], m1 = mean1[unit];
+        for (size_t which = 0; which < 5; which++)
+            for (size_t at = 0; at < inner; at++)
+                s[which] += found[(which * units + unit) * inner + at];
+        double with = s[3] - s[4], without = s[0] - with;
+        p0[unit] = (float)s[2];
+        p0_y[unit] = (float)without;
+        p1_y[unit] = (float)with;
+        loss += s[1] - m1 * (2 * s[0] - samples * m1) + (m1 - m0) * (2 * without - (m0 + m1) * s[2]);
+    }
+    return (float)loss;
+}
+
 /* given + factor slope; of nothing given, 0. */
 static inline void add(const float *y, const float *given, float *out, size_t width, floats mean0, floats mean1,
                        float factor) {

@@ -134,9 +134,10 @@ def _latent_variance(
     One operator, so that Structure has a rule for it; and copies of the means that are made outside of it are made
     again in the backward pass of a compiled network, when it is too late.
     """
+    if (found := fused.moments(y, axis, mean0, mean1)) is not None:
+        return *found, mean0.clone(), mean1.clone()
     samples = y.numel() / y.shape[axis]
-    sums = fused.sums(y, axis)
-    total, squares, p0_sum, above_sum, p0_above = _sums(y, axis, mean0.dtype) if sums is None else sums
+    total, squares, p0_sum, above_sum, p0_above = _sums(y, axis, mean0.dtype)
     p0_y = total - above_sum + p0_above
     spread = squares - mean1 * (2 * total - samples * mean1)
     spread = spread + (mean1 - mean0) * (2 * p0_y - (mean0 + mean1) * p0_sum)
@@ -163,7 +164,7 @@ def _latent_slope(
 
 
 def _sums(y: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
-    """As `fused.sums`, of any tensors."""
+    """[5, C], of any tensors; `fused.sums` says of what."""
     outer, inner = math.prod(y.shape[:axis]), math.prod(y.shape[axis + 1 :])
     flat = y.reshape(outer, y.shape[axis], inner)
     sums = _at_once(_five) if y.is_cuda else _five

@@ -45,7 +45,7 @@ def test_sums_and_slopes_are_those_of_the_formulas(place, size, seed, last, give
         y, upstream = (each.to(memory_format=torch.channels_last) for each in (y, upstream))
     mean0, mean1 = drawn(seed + 2, shape[axis]), drawn(seed + 3, shape[axis])
     sums, slope = exact(y, axis, mean0, mean1, 0.5, upstream if given_ else None)
-    found = fused.sums(y, axis)
+    found = fused.sums(y, axis).sum(2)
     count = max(1, y.numel() // shape[axis])
     torch.testing.assert_close(found.double(), sums, rtol=1e-5, atol=1e-6 * count * max(1, size))
     out = upstream if in_place else torch.full_like(y, torch.nan)
@@ -53,9 +53,22 @@ def test_sums_and_slopes_are_those_of_the_formulas(place, size, seed, last, give
     torch.testing.assert_close(out.double(), slope, rtol=1e-5, atol=1e-5 * max(1, size))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SHAPES), st.floats(0.01, 30), st.integers(0, 2**31))
+def test_moments_and_loss_are_those_of_torch_in_float64(place, size, seed):
+    shape, axis = place
+    y = drawn(seed, *shape) * size
+    mean0, mean1 = drawn(seed + 1, shape[axis]), drawn(seed + 2, shape[axis])
+    found = fused.moments(y, axis, mean0, mean1)
+    expected = variance._latent_variance(y.double(), axis, mean0.double(), mean1.double())[:4]
+    count = max(1, y.numel() // shape[axis])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6 * count * max(1, size))
+
+
 def test_the_exponential_is_exact_over_its_range():
     y = torch.cat([torch.linspace(0, 100, 100_001), torch.tensor([1e-30, 1e10, 3e38])]).view(-1, 1)
-    sums = torch.stack([fused.sums(each.view(1, 1), 1)[2] for each in y[::97]]).squeeze(1)
+    sums = torch.stack([fused.sums(each.view(1, 1), 1)[2] for each in y[::97]]).flatten()
     expected = torch.exp(-y[::97, 0].double())
     seen = expected > 1e-36
     torch.testing.assert_close(sums[seen].double(), expected[seen], rtol=3e-7, atol=0)
@@ -66,7 +79,7 @@ def test_the_exponential_is_exact_over_its_range():
 def test_long_sums_are_exact():
     y = torch.full((1, 1, 1024, 1024), 0.1)
     expected = exact(y, 1, torch.zeros(1), torch.zeros(1), 1.0, None)[0]
-    torch.testing.assert_close(fused.sums(y, 1).double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(fused.sums(y, 1).sum(2).double(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -105,7 +118,7 @@ def test_what_is_not_finite_stays_so(bad):
     for shape in ((4, 3, 8, 8), (4, 3)):
         y, out = drawn(0, *shape), torch.empty(shape)
         y.view(-1)[0] = bad
-        sums = fused.sums(y, 1)
+        sums = fused.sums(y, 1).sum(2)
         assert not sums[1, 0].isfinite()
         assert sums[:, 1:].isfinite().all()
         fused.slopes(y, 1, drawn(1, 3), drawn(2, 3), torch.tensor(0.1), None, out)
