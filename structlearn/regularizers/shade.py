@@ -70,15 +70,15 @@ class Averages(nn.Module):
     def _take(self, sums: Moments, samples: float) -> None:
         """B Alg. 5. Where a unit never finds its pattern p^1 goes to 0, and so does its mean: 0 / 0 would be none.
 
-        What is not finite is not taken in: unlike BatchNorm's, these averages act in training.
+        Of units that are not finite nothing is taken in: unlike BatchNorm's, these averages act in training.
         """
         p0, p0_y, p1_y = (each / samples for each in sums)
-        self._towards(self.present, 1 - p0)
-        self._towards(self.mean0, p0_y / (1 - self.present).clamp(min=_TINY))
-        self._towards(self.mean1, p1_y / self.present.clamp(min=_TINY))
-
-    def _towards(self, average: Tensor, seen: Tensor) -> None:
-        average.lerp_(torch.where(seen.isfinite(), seen, average), 1 - MEMORY)
+        finite = (p0 + p0_y + p1_y).isfinite()
+        self.present.lerp_(torch.where(finite, 1 - p0, self.present), 1 - MEMORY)
+        absent = p0_y / (1 - self.present).clamp(min=_TINY)
+        self.mean0.lerp_(torch.where(finite, absent, self.mean0), 1 - MEMORY)
+        present = p1_y / self.present.clamp(min=_TINY)
+        self.mean1.lerp_(torch.where(finite, present, self.mean1), 1 - MEMORY)
 
 
 class Sites(nn.ModuleList):

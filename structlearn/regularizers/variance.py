@@ -121,7 +121,11 @@ class _LatentVariance(torch.autograd.Function):
             raise RuntimeError(problem) from error
         fits = alone and upstream is not None and upstream.stride() == y.stride()
         out = upstream if fits else ctx.room.take(y)
-        _latent_slope(y, ctx.axis, *ctx.means, gradients[0] * ctx.factor, upstream, out)
+        plain = (
+            type(y) is Tensor and not torch.compiler.is_compiling()
+        )  # then nobody follows which operators are called
+        add = _slope_into if plain else _latent_slope
+        add(y, ctx.axis, *ctx.means, gradients[0] * ctx.factor, upstream, out)
         return out, None, None, None, None, None, None
 
 
@@ -149,8 +153,7 @@ def _shapes(_y: Tensor, _axis: int, mean0: Tensor, _mean1: Tensor) -> tuple[Tens
     return mean0.new_empty(()), *(torch.empty_like(mean0) for _ in range(5))
 
 
-@library.custom_op("structlearn::latent_slope", mutates_args=("out",))
-def _latent_slope(
+def _slope_into(
     y: Tensor, axis: int, mean0: Tensor, mean1: Tensor, factor: Tensor, upstream: Tensor | None, out: Tensor
 ) -> None:
     """The gradient of `factor` times the sum, and what comes from upstream."""
@@ -161,6 +164,9 @@ def _latent_slope(
     others = repeat(None) if upstream is None else _parts(upstream)
     for part, given, own in zip(_parts(y), others, _parts(out)):  # noqa: B905  what is not given has no end
         add(part, mean0.view(shape), mean1.view(shape), factor, given, own)
+
+
+_latent_slope = library.custom_op("structlearn::latent_slope", mutates_args=("out",))(_slope_into)
 
 
 def _sums(y: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
