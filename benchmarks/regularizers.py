@@ -4,7 +4,8 @@
 
 One core, one thread. The whole step (forward, loss, backward, torch.optim.SGD) with the regulariser over that without,
 of the same network on the same batch: the mean of ten steps, so that REVE with a refresh of 10 has its share of the
-SVD. B 5.4 trains with batches of 128; the wide ResNet is narrowed for one core. With a GPU also there, in full width.
+SVD. B 5.4 trains with batches of 128; for one core the wide ResNet is narrowed, where less is computed for each value
+that SHADE looks at, or has small batches. With a GPU also there, with batches of 128.
 """
 
 import copy
@@ -26,6 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "AlexNet, 3 x 3, batch 128": ("alexnet", {}, 128),
     "AlexNet, 5 x 5, batch 128": ("alexnet", {"kernel": 5, "pool": 2}, 128),
     "wide ResNet-28, width 0.4, batch 16": (WIDE, {"width": 0.4}, 16),
+    "wide ResNet-28-10, batch 4": (WIDE, {}, 4),
 }
 ON_GPU: dict[str, tuple[str, dict[str, Any], int]] = {
     "AlexNet, 3 x 3, batch 128, GPU": ("alexnet", {}, 128),

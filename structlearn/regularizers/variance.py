@@ -121,11 +121,10 @@ class _LatentVariance(torch.autograd.Function):
             raise RuntimeError(problem) from error
         fits = alone and upstream is not None and upstream.stride() == y.stride()
         out = upstream if fits else ctx.room.take(y)
-        plain = (
-            type(y) is Tensor and not torch.compiler.is_compiling()
-        )  # then nobody follows which operators are called
-        add = _slope_into if plain else _latent_slope
-        add(y, ctx.axis, *ctx.means, gradients[0] * ctx.factor, upstream, out)
+        mean0, mean1 = ctx.means
+        followed = type(y) is not Tensor or torch.compiler.is_compiling()  # by a compiler: it wants an operator
+        add = _latent_slope if followed else _slope_into
+        add(y, ctx.axis, mean0, mean1, gradients[0] * ctx.factor, upstream, out)
         return out, None, None, None, None, None, None
 
 
