@@ -119,8 +119,8 @@ class _LatentVariance(torch.autograd.Function):
                 "change a copy instead"
             )
             raise RuntimeError(problem) from error
-        fits = alone and upstream is not None and upstream.stride() == y.stride()
-        out = upstream if fits else ctx.room.take(y)
+        ours = alone and upstream is not None and upstream.stride() == y.stride()
+        out: Tensor = upstream if ours and upstream is not None else ctx.room.take(y)
         mean0, mean1 = ctx.means
         followed = type(y) is not Tensor or torch.compiler.is_compiling()  # by a compiler: it wants an operator
         add = _latent_slope if followed else _slope_into
