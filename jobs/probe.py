@@ -26,7 +26,7 @@ print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda 
 COMPILER: Final = """
 from structlearn import native
 from structlearn.regularizers import fused
-print(json.dumps(native.library(fused.SOURCE) is not None))
+print(json.dumps(native.compiled(fused.SOURCE) is not None))
 """
 
 MPI: Final = """

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @functools.cache
-def library(source: Path) -> ctypes.CDLL | None:
+def compiled(source: Path) -> ctypes.CDLL | None:
     """A C file as a library; None where there is no compiler (`CC`, or cc), or where it fails.
 
     It is for passes over large arrays that torch would make a dozen of: whoever calls has torch's as well. It takes a

@@ -60,7 +60,7 @@ def moments(y: Tensor, axis: int, mean0: Tensor, mean1: Tensor) -> tuple[Tensor,
         mean1: [C].
     """
     found = sums(y, axis) if mean0.dtype == y.dtype else None
-    functions = native.library(SOURCE) if found is not None else None
+    functions = native.compiled(SOURCE) if found is not None else None
     if found is None or functions is None:
         return None
     _, units, inner = found.shape
@@ -112,7 +112,7 @@ def _ready(y: Tensor, axis: int) -> tuple[ctypes.CDLL, int, int, int] | None:
         shape = y.numel() // units, units, 1
     else:
         return None
-    functions = native.library(SOURCE)
+    functions = native.compiled(SOURCE)
     return None if functions is None else (functions, *shape)
 
 

@@ -17,9 +17,9 @@ void mark(int *to, size_t first, size_t last) { for (size_t i = first; i < last;
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    native.library.cache_clear()
+    native.compiled.cache_clear()
     yield
-    native.library.cache_clear()
+    native.compiled.cache_clear()
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def source(tmp_path):
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("count", [0, 1, 5, 100])
 def test_threads_share_a_range_without_gap_or_overlap(source, threads, count):
-    functions = native.library(source)
+    functions = native.compiled(source)
     marks = (ctypes.c_int * (count + 1))()
     native.over_threads(lambda *ends: functions.mark(marks, *map(ctypes.c_size_t, ends)), count, threads)
     assert list(marks) == [1] * count + [0]
@@ -42,7 +42,7 @@ def test_threads_share_a_range_without_gap_or_overlap(source, threads, count):
 @pytest.mark.skipif(not COMPILES, reason="no C compiler")
 def test_a_compiler_may_have_options_of_its_own(source, monkeypatch):
     monkeypatch.setenv("CC", "cc -Dunused=1")
-    assert native.library(source) is not None
+    assert native.compiled(source) is not None
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false", "true", '"cc', r"sh -c 'printf \\377 >&2; exit 1'"])
@@ -50,14 +50,14 @@ def test_without_a_compiler_there_is_no_library(source, monkeypatch, caplog, com
     """Not there; one that fails; one that makes nothing; half a name; one that does not speak UTF-8."""
     monkeypatch.setenv("CC", compiler)
     with caplog.at_level("INFO", logger=native.__name__):
-        assert native.library(source) is None
+        assert native.compiled(source) is None
     assert "mark.c is not compiled" in caplog.text
 
 
 def test_without_room_for_files_there_is_no_library(source, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
     with caplog.at_level("INFO", logger=native.__name__):
-        assert native.library(source) is None
+        assert native.compiled(source) is None
     assert "/no/such/folder" in caplog.text
 
 
@@ -66,7 +66,7 @@ def test_what_does_not_compile_is_told(tmp_path, caplog):
     wrong = tmp_path / "wrong.c"
     wrong.write_text("void f(void) { this is no C; }")
     with caplog.at_level("INFO", logger=native.__name__):
-        assert native.library(wrong) is None
+        assert native.compiled(wrong) is None
     assert "error" in caplog.text
 
 
@@ -75,5 +75,5 @@ def test_nothing_is_left_behind(source, monkeypatch, tmp_path):
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    assert native.library(source) is not None
+    assert native.compiled(source) is not None
     assert not list(folder.iterdir())
